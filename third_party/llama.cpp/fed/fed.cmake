@@ -1,0 +1,11 @@
+# Adds the federated KV cache and its C API to the llama target. Included by the patched src/CMakeLists.txt.
+set(LLAMA_FED_SOURCES
+    ${LLAMA_FED_DIR}/llama-kv-cache-fed.cpp
+    ${LLAMA_FED_DIR}/llama-fed.cpp
+    ${LLAMA_FED_DIR}/llama-fed-hook.cpp
+    ${LLAMA_FED_DIR}/llama-fed-rows.cpp
+)
+
+target_sources(llama PRIVATE ${LLAMA_FED_SOURCES})
+target_include_directories(llama PUBLIC ${LLAMA_FED_DIR})
+set_source_files_properties(${LLAMA_FED_SOURCES} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)

@@ -1,0 +1,119 @@
+// Federated attention for llama.cpp: per-layer access to KV rows in mid-forward.
+//
+// A federated context owns two KV caches. The local cache serves the local layers and holds the participant's own
+// tokens only. The sync cache serves the sync layers and holds, besides, remote cells: rows of other participants'
+// tokens at their positions. A hook runs at chosen layers after K and V of the micro-batch are stored and before
+// attention reads them; there rows can be read, written or masked, and the graph can be stopped.
+//
+// A row is one token's K or V vector of one layer, all KV heads, in model order [kv head][head dim]. On the wire side
+// of this API rows are f16, q8_0, q5_1, q4_1 or q4_0 in ggml's layout, quantised by ggml's reference routines (the
+// same bits on every CPU), never in a Hadamard basis. Positions name rows; cells never leave the library.
+//
+// Functions that return int32_t return LLAMA_FED_OK or one of the negative codes below and change nothing when they
+// fail. A context must be used from one thread at a time; the hook runs on the thread that called llama_decode, and
+// only functions marked [hook] may be called in it.
+
+#pragma once
+
+#include "llama.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum llama_fed_status {
+    LLAMA_FED_OK            = 0,
+    LLAMA_FED_E_ARG         = -1,  // a null pointer, a count of zero, unsorted or repeated positions
+    LLAMA_FED_E_CONTEXT     = -2,  // the context is not a federated one
+    LLAMA_FED_E_LAYER       = -3,  // no such layer, or not a sync layer where one is needed
+    LLAMA_FED_E_POSITION    = -4,  // a position has no cell, or has one already
+    LLAMA_FED_E_SIZE        = -5,  // a buffer's length is not what rows and type imply
+    LLAMA_FED_E_TYPE        = -6,  // not a wire type, or the row length is not a multiple of its block
+    LLAMA_FED_E_FULL        = -7,  // not enough free cells in the sync cache
+    LLAMA_FED_E_VALUE       = -8,  // a value is NaN, infinite or beyond f16
+    LLAMA_FED_E_STATE       = -9,  // not allowed now: outside the hook, or before the model's RoPE was seen
+    LLAMA_FED_E_UNSUPPORTED = -10, // the model's memory or positions cannot be federated; see llama_fed_init's reason
+    LLAMA_FED_E_MEMORY      = -11, // allocation failed
+};
+
+// One English sentence per code, never NULL.
+LLAMA_API const char * llama_fed_strerror(int32_t status);
+
+struct llama_fed_params {
+    const uint8_t * sync_layers;   // [n_layers], non-zero: a sync layer
+    size_t          n_layers;      // must equal llama_model_n_layer
+    uint32_t        n_cells_local; // cells of every local layer: prefix + own + generated tokens
+    uint32_t        n_cells_sync;  // cells of every sync layer: the same plus remote tokens
+};
+
+// Creates a context whose memory is a federated cache. cparams is used as given except for: flash attention on, one
+// sequence, f16 cache, cb_eval taken by this library, n_ctx = n_cells_sync rounded up to what llama.cpp wants.
+// On failure returns NULL, *status is a code, and reason (reason_size bytes, may be NULL) holds one sentence.
+LLAMA_API struct llama_context * llama_fed_init(struct llama_model * model, struct llama_context_params cparams,
+                                                const struct llama_fed_params * params, int32_t * status, char * reason,
+                                                size_t reason_size);
+
+// [hook] Elements of one K row and one V row of layer il: [kv heads * head dim].
+LLAMA_API int32_t llama_fed_row_shape(const struct llama_context * ctx, int32_t il, uint32_t * n_k, uint32_t * n_v);
+
+// [hook] Bytes of n rows of n_embd elements in a wire type; 0 when the type is not one or n_embd is not a multiple of
+// its block.
+LLAMA_API size_t llama_fed_rows_size(enum ggml_type type, uint32_t n_embd, size_t n);
+
+// Reserves remote cells in the sync cache for positions pos[0..n) (strictly increasing, without a cell yet). Their
+// rows are zero until written. Without effect on local layers.
+LLAMA_API int32_t llama_fed_reserve(struct llama_context * ctx, const llama_pos * pos, size_t n);
+
+// Frees the cells of pos[0..n) in the sync cache and zeroes their rows at every sync layer.
+LLAMA_API int32_t llama_fed_release(struct llama_context * ctx, const llama_pos * pos, size_t n);
+
+// Own tokens that follow start at position pos: the positions before it belong to others or to nobody.
+LLAMA_API int32_t llama_fed_set_next_pos(struct llama_context * ctx, llama_pos pos);
+
+// [hook] Reads rows pos[0..n) of layer il (any layer). k_size and v_size must equal llama_fed_rows_size.
+LLAMA_API int32_t llama_fed_rows_get(struct llama_context * ctx, int32_t il, const llama_pos * pos, size_t n,
+                                     enum ggml_type type_k, void * k, size_t k_size, enum ggml_type type_v, void * v,
+                                     size_t v_size);
+
+// [hook] Writes rows pos[0..n) of sync layer il. K is rotated by shift positions first (0: as it is), by the RoPE that
+// the model's own graph applies at that layer; for shift != 0 at least one llama_decode must have run.
+LLAMA_API int32_t llama_fed_rows_set(struct llama_context * ctx, int32_t il, const llama_pos * pos, size_t n,
+                                     int32_t shift, enum ggml_type type_k, const void * k, size_t k_size,
+                                     enum ggml_type type_v, const void * v, size_t v_size);
+
+// True when K rows of every layer can be moved to other positions by rotation (or need none). Valid after the first
+// llama_decode; LLAMA_FED_E_STATE before it. Returns LLAMA_FED_OK or LLAMA_FED_E_UNSUPPORTED.
+LLAMA_API int32_t llama_fed_can_shift(const struct llama_context * ctx);
+
+// Called at layer il with the positions of the micro-batch, pos[0..n). Return 0 to go on, non-zero to stop the graph:
+// rows stored so far stay, no output is computed.
+typedef int32_t (*llama_fed_hook)(int32_t il, const llama_pos * pos, size_t n, void * user_data);
+
+// Sets the hook for the layers with layers[il] != 0; hook NULL removes it.
+LLAMA_API int32_t llama_fed_set_hook(struct llama_context * ctx, const uint8_t * layers, size_t n_layers,
+                                     llama_fed_hook hook, void * user_data);
+
+// [hook] Hides the cells pos[0..n) of the sync cache from the layers still to come in this micro-batch, and frees them.
+// LLAMA_FED_E_STATE outside the hook: there llama_fed_release does the same.
+LLAMA_API int32_t llama_fed_mask(struct llama_context * ctx, const llama_pos * pos, size_t n);
+
+struct llama_fed_memory {
+    uint32_t n_layers_local; // layers of each cache
+    uint32_t n_layers_sync;
+    uint32_t n_cells_local;  // cells a layer
+    uint32_t n_cells_sync;
+    uint32_t n_used_local;   // cells in use
+    uint32_t n_used_sync;
+    uint64_t n_bytes_local;  // K and V of all layers
+    uint64_t n_bytes_sync;
+};
+
+LLAMA_API int32_t llama_fed_get_memory(const struct llama_context * ctx, struct llama_fed_memory * out);
+
+#ifdef __cplusplus
+}
+#endif
