@@ -1,0 +1,27 @@
+package fedkv
+
+// Visible is FedAttn in one predicate: whether the token at position q attends to the token at position k in
+// the given layer. It is the mask of a centralised run that computes what the participants compute together
+// (the paper's local and global self-attention), and the oracle for everything faster.
+//
+//  1. Nobody sees the future: k ≤ q.
+//  2. Everybody sees the prefix, and the prefix sees only itself.
+//  3. Within a segment attention is causal at every layer.
+//  4. Rows of another participant are seen only at the sync layers of q's owner.
+//
+// Because of rule 1 the rows of rule 4 always come from earlier segments: a triangle, not an all-gather.
+// Positions outside [0, l.Total()) see nothing and are not seen.
+func Visible(l Layout, s Schedules, layer, q, k int) bool {
+	if k > q {
+		return false
+	}
+	to, ok := l.Owner(q)
+	if !ok {
+		return false
+	}
+	from, ok := l.Owner(k)
+	if !ok {
+		return false
+	}
+	return from == -1 || from == to || s.Of(to, l.Participants()).Sync(layer)
+}

@@ -1,0 +1,105 @@
+package fedkv
+
+import (
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// picture draws the mask of a layer: one line per query position, # where it sees the key position.
+func picture(l Layout, s Schedules, layer int) string {
+	var b strings.Builder
+	for q := range l.Total() {
+		for k := range l.Total() {
+			if Visible(l, s, layer, q, k) {
+				b.WriteByte('#')
+			} else {
+				b.WriteByte('.')
+			}
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+func TestMaskPictures(t *testing.T) {
+	l, err := NewLayout(1, []int{2, 2, 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := ParseSchedules("contributors=1;publisher=1-2", 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for layer, want := range []string{
+		// Nobody syncs: prefix and own segment.
+		`
+#......
+##.....
+###....
+#..#...
+#..##..
+#....#.
+#....##
+`,
+		// Everybody syncs: plain causal attention.
+		`
+#......
+##.....
+###....
+####...
+#####..
+######.
+#######
+`,
+		// Only the publisher syncs.
+		`
+#......
+##.....
+###....
+#..#...
+#..##..
+######.
+#######
+`} {
+		if got := "\n" + picture(l, s, layer); got != want {
+			t.Errorf("layer %d:%s", layer, got)
+		}
+	}
+}
+
+func TestMaskLaws(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		l := drawLayout(t)
+		s := drawSchedules(t, 4)
+		if rapid.Bool().Draw(t, "with losses") {
+			l = l.Without(drawLost(t, l)...)
+		}
+		layer := rapid.IntRange(0, 3).Draw(t, "layer")
+		n := l.Participants()
+		for q := range l.Total() {
+			to, _ := l.Owner(q)
+			for k := range l.Total() {
+				from, _ := l.Owner(k)
+				switch got := Visible(l, s, layer, q, k); {
+				case got && (k > q || from > to):
+					t.Fatalf("%d of origin %d sees %d of origin %d, which comes later", q, to, k, from)
+				case !got && k <= q && (from == -1 || from == to):
+					t.Fatalf("%d of origin %d does not see %d, of the prefix or its own", q, to, k)
+				case got && from != -1 && from != to && !s.Sends(from, n).Sync(layer):
+					t.Fatalf("origin %d needs layer %d of origin %d, which does not send it", to, layer, from)
+				case !got && k <= q && s.Of(to, n).Sync(layer):
+					t.Fatalf("%d of origin %d does not see %d at a sync layer", q, to, k)
+				case got && from != to && from != -1 && !s.Of(to, n).Sync(layer):
+					t.Fatalf("%d of origin %d sees %d of origin %d at a local layer", q, to, k, from)
+				}
+			}
+		}
+		for _, outside := range []int{-1, l.Total(), l.Total() + 1} {
+			if Visible(l, s, layer, outside, 0) || Visible(l, s, layer, l.Total()-1, outside) {
+				t.Fatalf("position %d of %d takes part", outside, l.Total())
+			}
+		}
+	})
+}
