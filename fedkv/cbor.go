@@ -1,0 +1,270 @@
+package fedkv
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/fxamacker/cbor/v2"
+)
+
+// The bodies of messages are CBOR (RFC 8949): one map with integer keys, in the deterministic encoding of
+// its section 4.2.1. Decoding is strict about everything that is known and lenient about keys that are not,
+// which is how later versions add to a message.
+var (
+	encMode = must(cbor.CoreDetEncOptions().EncMode())
+	decMode = must(cbor.DecOptions{
+		DupMapKey:        cbor.DupMapKeyEnforcedAPF,
+		IndefLength:      cbor.IndefLengthForbidden,
+		TagsMd:           cbor.TagsForbidden,
+		MaxNestedLevels:  8,
+		MaxArrayElements: MaxPrefix,
+		MaxMapPairs:      64,
+		NaN:              cbor.NaNDecodeForbidden,
+		Inf:              cbor.InfDecodeForbidden,
+		SimpleValues:     must(cbor.NewSimpleValueRegistryFromDefaults(onlyBooleans()...)),
+	}.DecMode())
+)
+
+// onlyBooleans rejects null, undefined and every simple value but false and true: a key is there with its
+// value, or it is not there.
+func onlyBooleans() []func(*cbor.SimpleValueRegistry) error {
+	const falseValue, trueValue, firstReserved, lastReserved = 20, 21, 24, 31
+	var reject []func(*cbor.SimpleValueRegistry) error
+	for v := range 256 {
+		if v == falseValue || v == trueValue || v >= firstReserved && v <= lastReserved {
+			continue
+		}
+		reject = append(reject, cbor.WithRejectedSimpleValue(cbor.SimpleValue(v)))
+	}
+	return reject
+}
+
+// must is for options that are constants: a mistake shows at the first start of any program or test.
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// AppendMessage appends a whole frame. It fails, and appends nothing, if a field is outside its limits or
+// the frame would be longer than MaxControlMessage.
+func AppendMessage(b []byte, m Message) ([]byte, error) {
+	if err := m.validate(); err != nil {
+		return nil, Errorf(CodeInternal, "%v: %v", m.messageType(), err)
+	}
+	body, err := encMode.Marshal(wireForm(m))
+	if err != nil {
+		return nil, Errorf(CodeInternal, "%v: %v", m.messageType(), err)
+	}
+	length := 2 + len(body)
+	if length > MaxControlMessage {
+		return nil, Errorf(CodeInternal, "%v: %d bytes, must be at most %d", m.messageType(), length, MaxControlMessage)
+	}
+	b = binary.BigEndian.AppendUint32(b, uint32(length))
+	b = binary.BigEndian.AppendUint16(b, uint16(m.messageType()))
+	return append(b, body...), nil
+}
+
+// ParseMessage reads the body of a frame. A type that this version does not know is (nil, nil): skip it.
+// Everything else that is not a valid message is an error of code protocol.
+func ParseMessage(typ MessageType, body []byte) (Message, error) {
+	if 2+len(body) > MaxControlMessage {
+		return nil, Errorf(CodeProtocol, "%v: a body of %d bytes, must be at most %d", typ, len(body), MaxControlMessage-2)
+	}
+	var m Message
+	var err error
+	switch typ {
+	case MessageHello:
+		m, err = parseHello(body)
+	case MessageWelcome:
+		m, err = decode[Welcome](body)
+	case MessageRefuse:
+		m, err = decode[Refuse](body)
+	case MessagePlan:
+		m, err = parsePlan(body)
+	case MessageReady:
+		m, err = decode[Ready](body)
+	case MessageCommit:
+		m, err = parseCommit(body)
+	case MessageJoin:
+		m, err = decode[Join](body)
+	case MessageDone:
+		m, err = decode[Done](body)
+	case MessageAbort:
+		m, err = decode[Abort](body)
+	case MessageReceipt:
+		m, err = decode[Receipt](body)
+	case MessagePing:
+		m, err = decode[Ping](body)
+	default:
+		return nil, nil
+	}
+	if err == nil {
+		err = m.validate()
+	}
+	if err != nil {
+		return nil, Errorf(CodeProtocol, "%v: %v", typ, err)
+	}
+	return m, nil
+}
+
+func decode[T any](body []byte) (T, error) {
+	var v T
+	err := decMode.Unmarshal(body, &v)
+	return v, err
+}
+
+// parseHello reads the version first: of a Hello of another protocol nothing else is touched.
+func parseHello(body []byte) (Message, error) {
+	head, err := decode[struct {
+		Protocol uint32 `cbor:"1,keyasint"`
+	}](body)
+	if err != nil {
+		return nil, err
+	}
+	if head.Protocol != Protocol {
+		return Hello{Protocol: head.Protocol}, nil
+	}
+	return decode[Hello](body)
+}
+
+// planBody is Plan on the wire: schedules are lists of layers.
+type planBody struct {
+	Session      SessionID `cbor:"1,keyasint"`
+	Origin       int       `cbor:"2,keyasint"`
+	Layers       int       `cbor:"3,keyasint"`
+	Contributors []int     `cbor:"4,keyasint"`
+	Publisher    []int     `cbor:"5,keyasint"`
+	TypeK        Type      `cbor:"6,keyasint"`
+	TypeV        Type      `cbor:"7,keyasint"`
+	Positions    Positions `cbor:"8,keyasint"`
+	Prefix       []Token   `cbor:"9,keyasint"`
+	MaxTokens    int       `cbor:"10,keyasint"`
+	DeadlineMS   int       `cbor:"11,keyasint"`
+}
+
+// commitBody is Commit on the wire.
+type commitBody struct {
+	Session SessionID  `cbor:"1,keyasint"`
+	Prefix  int        `cbor:"2,keyasint"`
+	Roster  rosterBody `cbor:"3,keyasint"`
+}
+
+// wireForm is what a message is encoded as.
+func wireForm(m Message) any {
+	switch m := m.(type) {
+	case Plan:
+		return planBody{
+			m.Session, m.Origin, m.Schedules.Publisher.Len(), m.Schedules.Contributors.Layers(), m.Schedules.Publisher.Layers(),
+			m.Types.K, m.Types.V, m.Positions, m.Prefix, m.MaxTokens, m.DeadlineMS,
+		}
+	case Commit:
+		return commitBody{m.Session, m.Prefix, m.Roster}
+	}
+	return m
+}
+
+func parsePlan(body []byte) (Message, error) {
+	p, err := decode[planBody](body)
+	if err != nil {
+		return nil, err
+	}
+	contributors, err := scheduleOf(p.Layers, p.Contributors)
+	if err != nil {
+		return nil, fmt.Errorf("contributors' %w", err)
+	}
+	publisher, err := scheduleOf(p.Layers, p.Publisher)
+	if err != nil {
+		return nil, fmt.Errorf("publisher's %w", err)
+	}
+	return Plan{
+		p.Session, p.Origin, Schedules{contributors, publisher}, WireTypes{p.TypeK, p.TypeV},
+		p.Positions, p.Prefix, p.MaxTokens, p.DeadlineMS,
+	}, nil
+}
+
+// scheduleOf accepts strictly ascending layers only, so that a schedule has one encoding.
+func scheduleOf(layers int, sync []int) (Schedule, error) {
+	for i := 1; i < len(sync); i++ {
+		if sync[i] <= sync[i-1] {
+			return Schedule{}, fmt.Errorf("schedule: layers do not ascend at %d", sync[i])
+		}
+	}
+	return NewSchedule(layers, sync...)
+}
+
+func parseCommit(body []byte) (Message, error) {
+	c, err := decode[commitBody](body)
+	if err != nil {
+		return nil, err
+	}
+	return Commit{c.Session, c.Prefix, c.Roster}, nil
+}
+
+// rosterBody meets its limit before it is allocated: an empty line is one byte on the wire and a hundred in
+// memory.
+type rosterBody []Participant
+
+// UnmarshalCBOR decodes an array of at most MaxParticipants.
+func (r *rosterBody) UnmarshalCBOR(data []byte) error {
+	major, n, _, err := cborHead(data)
+	if err != nil {
+		return err
+	}
+	if major != cborArray || n > MaxParticipants {
+		return fmt.Errorf("a roster must be an array of 1 to %d", MaxParticipants)
+	}
+	return decMode.Unmarshal(data, (*[]Participant)(r))
+}
+
+// UnmarshalCBOR decodes a byte string of exactly 16 bytes.
+func (id *SessionID) UnmarshalCBOR(data []byte) error { return decodeFixed(id[:], data) }
+
+// UnmarshalCBOR decodes a byte string of exactly 32 bytes.
+func (d *Digest) UnmarshalCBOR(data []byte) error { return decodeFixed(d[:], data) }
+
+// decodeFixed fills dst from a byte string of its length. The library alone would also take shorter and
+// longer strings, and arrays.
+func decodeFixed(dst, data []byte) error {
+	major, n, size, err := cborHead(data)
+	if err != nil {
+		return err
+	}
+	if major != cborBytes || n != uint64(len(dst)) || len(data) != size+len(dst) {
+		return fmt.Errorf("must be a byte string of %d bytes", len(dst))
+	}
+	copy(dst, data[size:])
+	return nil
+}
+
+// The major types of CBOR that this package looks at itself.
+const (
+	cborUint   = 0
+	cborNegint = 1
+	cborBytes  = 2
+	cborText   = 3
+	cborArray  = 4
+	cborMap    = 5
+	cborSimple = 7
+)
+
+// cborHead reads the head of a data item: its major type, its argument (a value, or a length), and the bytes
+// that the head takes.
+func cborHead(data []byte) (major byte, argument uint64, size int, err error) {
+	if len(data) == 0 {
+		return 0, 0, 0, fmt.Errorf("cbor: no data")
+	}
+	major, info := data[0]>>5, data[0]&31
+	if info < 24 {
+		return major, uint64(info), 1, nil
+	}
+	size = 1 + 1<<(info-24)
+	if info > 27 || len(data) < size {
+		return 0, 0, 0, fmt.Errorf("cbor: malformed head %#02x", data[0])
+	}
+	for _, b := range data[1:size] {
+		argument = argument<<8 | uint64(b)
+	}
+	return major, argument, size, nil
+}

@@ -1,0 +1,44 @@
+package fedkv
+
+// Every limit of the core, one sentence each. A length that arrives from a peer meets its limit here before
+// anything is allocated for it; what the transport limits besides (streams, windows, timeouts) is its own.
+const (
+	// MaxControlMessage bounds, in bytes, what the length field of a control frame may say: type and body.
+	MaxControlMessage = 32 << 10
+
+	// MaxBlock bounds the payload of one block in bytes; a layer with more rows goes as several blocks.
+	MaxBlock = 64 << 20
+
+	// MaxParticipants bounds the participants of a session, the publisher included.
+	MaxParticipants = 64
+
+	// MaxLayers bounds the Transformer layers of a model.
+	MaxLayers = 512
+
+	// MaxRowElements bounds the elements of one K or V row: kv heads × head dim.
+	MaxRowElements = 65536
+
+	// MaxPrefix bounds the tokens of the public prefix, which travels inside the Plan.
+	MaxPrefix = 4096
+
+	// MaxTokens bounds the tokens of one segment and of a whole session.
+	MaxTokens = 1 << 20
+
+	// MaxName bounds, in bytes, a device's name, a model's architecture and the engine's commit.
+	MaxName = 64
+
+	// MaxID bounds, in bytes, a peer's identity as text.
+	MaxID = 80
+
+	// MaxAddr bounds, in bytes, host:port: the longest DNS name, a colon and five digits.
+	MaxAddr = 259
+
+	// MaxText bounds, in bytes, the sentence in a Refuse, an Abort or the note of a Welcome.
+	MaxText = 512
+
+	// MaxTypes bounds how many row types a Hello may offer, those unknown to this version included.
+	MaxTypes = 32
+
+	// MaxDeadlineMS bounds a session's deadline in milliseconds: one day.
+	MaxDeadlineMS = 24 * 60 * 60 * 1000
+)
