@@ -1,0 +1,68 @@
+package node
+
+import "fedattn/fedkv"
+
+// Engine is a loaded model. Its methods may be called from several goroutines.
+type Engine interface {
+	// Shape is the model's KV geometry.
+	Shape() fedkv.Shape
+	// Fingerprint tells whether another device runs the same model.
+	Fingerprint() fedkv.Fingerprint
+	// Tokenize turns plain text into tokens; special tokens in it stay text.
+	Tokenize(text string) ([]fedkv.Token, error)
+	// Piece is a token's text, EndsGeneration whether it ends the answer.
+	Piece(fedkv.Token) []byte
+	EndsGeneration(fedkv.Token) bool
+	// Open allocates one participant's caches.
+	Open(fedkv.CacheSpec) (Cache, error)
+}
+
+// Outputs says whose logits an evaluation keeps.
+type Outputs int
+
+// Logits of no token, of the last one, of all.
+const (
+	NoOutputs Outputs = iota
+	LastOutput
+	AllOutputs
+)
+
+// Hook runs in mid-forward, at each of Layers, after K and V of the micro-batch [first, first+n) are stored and before
+// attention reads them. In it AppendRows, WriteRows and Mask of the Cache may be called. stop ends the evaluation
+// after the layer's rows are stored; an error does too and is what Eval returns.
+type Hook struct {
+	Layers  fedkv.Schedule
+	OnLayer func(layer, first, n int) (stop bool, err error)
+}
+
+// Cache is one participant's forward pass: rows of local layers (own tokens) and of sync layers (own and remote
+// tokens). Positions are global; ranges are half-open, [first, first+n). One goroutine uses it at a time; only
+// Interrupt may be called from others.
+type Cache interface {
+	// Eval runs tokens at positions pos, pos+1, … through the layers.
+	Eval(tokens []fedkv.Token, pos int, outputs Outputs, hook *Hook) error
+	// Logits of kept output i of the last Eval, [vocabulary]; -1 is the last.
+	Logits(i int) ([]float32, error)
+	// Interrupt makes a running Eval return soon, with an error.
+	Interrupt()
+
+	// Reserve makes remote cells at the sync layers, SetNext moves the position of the next own token behind them.
+	Reserve(first, n int) error
+	SetNext(pos int) error
+	// CanShift returns an error if K rows cannot be rotated to other positions.
+	CanShift() error
+
+	// AppendRows appends a layer's rows, K then V, in wire types.
+	AppendRows(dst []byte, layer, first, n int, types fedkv.WireTypes) ([]byte, error)
+	// WriteRows places such rows at a sync layer, K rotated by shift positions.
+	WriteRows(layer, first, n, shift int, types fedkv.WireTypes, rows []byte) error
+	// Mask hides remote cells from the layers still to come of the running Eval.
+	Mask(first, n int) error
+
+	Close() error
+}
+
+// Sampler chooses the next token from a cache's last logits.
+type Sampler interface {
+	Next(Cache) (fedkv.Token, error)
+}

@@ -1,0 +1,188 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"fedattn/fedkv"
+)
+
+// Memory is Peers without a network: every member of one Memory reaches every other by its ID. It serves participants
+// in one process, the publisher's own documents among them, and tests. Messages and headers go through their wire
+// encoding, so that nothing passes here that a real link would refuse.
+type Memory struct {
+	mu      sync.Mutex
+	members map[string]*member
+}
+
+// NewMemory returns an empty network.
+func NewMemory() *Memory { return &Memory{members: map[string]*member{}} }
+
+// Join adds a device with the given identity.
+func (m *Memory) Join(id string) Peers {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p := &member{network: m, id: id, incoming: make(chan *pipe)}
+	m.members[id] = p
+	return p
+}
+
+type member struct {
+	network  *Memory
+	id       string
+	incoming chan *pipe
+}
+
+func (p *member) Dial(ctx context.Context, to Address) (Link, error) {
+	p.network.mu.Lock()
+	other := p.network.members[to.ID]
+	p.network.mu.Unlock()
+	if other == nil {
+		return nil, fedkv.Errorf(fedkv.CodeLost, "no device %s here", to.ID)
+	}
+	near, far := newPipe(p.id, to.ID)
+	select {
+	case other.incoming <- far:
+		return near, nil
+	case <-ctx.Done():
+		return nil, fedkv.Errorf(fedkv.CodeDeadline, "%s does not answer", to.ID)
+	}
+}
+
+func (p *member) Accept(ctx context.Context) (Link, error) {
+	select {
+	case l := <-p.incoming:
+		return l, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// pipeDepth bounds what one side may send ahead of the other; a full pipe makes the sender wait, as flow control does.
+const pipeDepth = 64
+
+type pipeBlock struct {
+	header, rows []byte
+}
+
+// pipeEnd is what both ends share: closed once, with a reason.
+type pipeEnd struct {
+	once sync.Once
+	done chan struct{}
+	err  error
+}
+
+type pipe struct {
+	id, addr         string // of the other side
+	in, out          chan []byte
+	blocksIn, blocks chan pipeBlock
+	end              *pipeEnd
+}
+
+func newPipe(dialer, listener string) (near, far *pipe) {
+	a, b := make(chan []byte, pipeDepth), make(chan []byte, pipeDepth)
+	x, y := make(chan pipeBlock, pipeDepth), make(chan pipeBlock, pipeDepth)
+	end := &pipeEnd{done: make(chan struct{})}
+	near = &pipe{id: listener, addr: "memory", in: a, out: b, blocksIn: x, blocks: y, end: end}
+	far = &pipe{id: dialer, addr: "memory", in: b, out: a, blocksIn: y, blocks: x, end: end}
+	return near, far
+}
+
+func (p *pipe) ID() string   { return p.id }
+func (p *pipe) Addr() string { return p.addr }
+
+func (p *pipe) Send(ctx context.Context, m fedkv.Message) error {
+	frame, err := fedkv.AppendMessage(nil, m)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-p.end.done:
+		return p.end.err
+	default:
+	}
+	select {
+	case p.out <- frame:
+		return nil
+	case <-p.end.done:
+		return p.end.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (p *pipe) Receive(ctx context.Context) (fedkv.Message, error) {
+	var frame []byte
+	select { // what was sent before the end is delivered
+	case frame = <-p.in:
+	default:
+		select {
+		case frame = <-p.in:
+		case <-p.end.done:
+			return nil, p.end.err
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	typ, size, err := fedkv.ParseFrameHeader(frame[:fedkv.FrameHeaderSize])
+	if err != nil {
+		return nil, err
+	}
+	return fedkv.ParseMessage(typ, frame[fedkv.FrameHeaderSize:][:size])
+}
+
+func (p *pipe) SendBlock(ctx context.Context, h fedkv.BlockHeader, rows []byte) error {
+	header, err := h.AppendMarshal(nil)
+	if err != nil {
+		return err
+	}
+	if h.Length != len(rows) {
+		return fmt.Errorf("node: a block of %d bytes whose header says %d", len(rows), h.Length)
+	}
+	select {
+	case p.blocks <- pipeBlock{header, append([]byte(nil), rows...)}:
+		return nil
+	case <-p.end.done:
+		return p.end.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (p *pipe) AcceptBlock(ctx context.Context, check func(fedkv.BlockHeader) error) (fedkv.BlockHeader, []byte, error) {
+	var b pipeBlock
+	select {
+	case b = <-p.blocksIn:
+	default:
+		select {
+		case b = <-p.blocksIn:
+		case <-p.end.done:
+			return fedkv.BlockHeader{}, nil, p.end.err
+		case <-ctx.Done():
+			return fedkv.BlockHeader{}, nil, ctx.Err()
+		}
+	}
+	h, err := fedkv.ParseBlockHeader(b.header)
+	if err == nil {
+		err = check(h)
+	}
+	return h, b.rows, err
+}
+
+func (p *pipe) Close(code fedkv.Code, text string) error {
+	p.end.once.Do(func() {
+		p.end.err = fedkv.Errorf(code, "%s", text)
+		close(p.end.done)
+	})
+	return nil
+}
+
+func (p *pipe) Err() error {
+	select {
+	case <-p.end.done:
+		return p.end.err
+	default:
+		return nil
+	}
+}

@@ -1,0 +1,70 @@
+//go:build cgo
+
+package llama
+
+import (
+	"fmt"
+
+	"fedattn/fedkv"
+	"fedattn/fedkv/node"
+)
+
+// Engine is a Model as participants use it.
+type Engine struct {
+	*Model
+	fingerprint fedkv.Fingerprint
+}
+
+var _ node.Engine = (*Engine)(nil)
+
+// NewEngine makes an engine of a model whose file has the given digest.
+func NewEngine(m *Model, weights fedkv.Digest) (*Engine, error) {
+	f, err := m.Fingerprint(weights)
+	if err != nil {
+		return nil, err
+	}
+	return &Engine{Model: m, fingerprint: f}, nil
+}
+
+// Fingerprint says what the engine's model is.
+func (e *Engine) Fingerprint() fedkv.Fingerprint { return e.fingerprint }
+
+// Open allocates one participant's caches.
+func (e *Engine) Open(spec fedkv.CacheSpec) (node.Cache, error) {
+	c, err := e.NewContext(spec)
+	if err != nil {
+		return nil, err
+	}
+	return cache{c}, nil
+}
+
+// cache is a Context behind node's interface.
+type cache struct{ *Context }
+
+func (c cache) Eval(tokens []fedkv.Token, pos int, outputs node.Outputs, hook *node.Hook) error {
+	var h *Hook
+	if hook != nil {
+		h = &Hook{Layers: hook.Layers, OnLayer: hook.OnLayer}
+	}
+	return c.Context.Eval(tokens, pos, Outputs(outputs), h)
+}
+
+// sampler is a Sampler behind node's interface.
+type sampler struct{ *Sampler }
+
+func (s sampler) Next(c node.Cache) (fedkv.Token, error) {
+	own, ok := c.(cache)
+	if !ok {
+		return 0, fmt.Errorf("llama: a sampler of this engine and a cache of another (%T)", c)
+	}
+	return s.Sampler.Next(own.Context)
+}
+
+// Sampler makes a sampler for one answer; release it when the answer is done.
+func (e *Engine) Sampler(s Sampling) (choose node.Sampler, release func() error, err error) {
+	own, err := e.NewSampler(s)
+	if err != nil {
+		return nil, nil, err
+	}
+	return sampler{own}, own.Close, nil
+}

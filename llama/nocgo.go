@@ -1,0 +1,64 @@
+//go:build !cgo
+
+package llama
+
+import (
+	"fedattn/fedkv"
+	"fedattn/fedkv/node"
+)
+
+// Without cgo there is no engine: Load says so, and everything else exists so that callers compile. No value of these
+// types can be had.
+
+// Model is a loaded GGUF model.
+type Model struct{}
+
+// Load fails with ErrNoEngine.
+func Load(string, ModelParams) (*Model, error) { return nil, ErrNoEngine }
+
+// Close does nothing.
+func (*Model) Close() error { return nil }
+
+// Frame is a chat template around one user turn.
+type Frame struct{ Prefix, Suffix []fedkv.Token }
+
+// Frame fails with ErrNoEngine.
+func (*Model) Frame(string) (Frame, error) { return Frame{}, ErrNoEngine }
+
+// Path, Layers, ContextTrain, Vocabulary and Description are empty without an engine.
+func (*Model) Path() string        { return "" }
+func (*Model) Layers() int         { return 0 }
+func (*Model) ContextTrain() int   { return 0 }
+func (*Model) Vocabulary() int     { return 0 }
+func (*Model) Description() string { return "" }
+
+// Engine is a Model as participants use it.
+type Engine struct{ *Model }
+
+var _ node.Engine = (*Engine)(nil)
+
+// NewEngine fails with ErrNoEngine.
+func NewEngine(*Model, fedkv.Digest) (*Engine, error) { return nil, ErrNoEngine }
+
+// The methods of node.Engine.
+
+// Shape is empty.
+func (*Engine) Shape() fedkv.Shape { return fedkv.Shape{} }
+
+// Fingerprint is empty.
+func (*Engine) Fingerprint() fedkv.Fingerprint { return fedkv.Fingerprint{} }
+
+// Tokenize fails with ErrNoEngine.
+func (*Engine) Tokenize(string) ([]fedkv.Token, error) { return nil, ErrNoEngine }
+
+// Piece is empty.
+func (*Engine) Piece(fedkv.Token) []byte { return nil }
+
+// EndsGeneration is true.
+func (*Engine) EndsGeneration(fedkv.Token) bool { return true }
+
+// Open fails with ErrNoEngine.
+func (*Engine) Open(fedkv.CacheSpec) (node.Cache, error) { return nil, ErrNoEngine }
+
+// Sampler fails with ErrNoEngine.
+func (*Engine) Sampler(Sampling) (node.Sampler, func() error, error) { return nil, nil, ErrNoEngine }

@@ -1,0 +1,48 @@
+package llama
+
+import "runtime"
+
+// ModelParams says how to load a model. The zero value loads it memory-mapped.
+type ModelParams struct {
+	// Threads that one evaluation uses; 0: one per core of the machine.
+	Threads int
+	// MLock keeps the weights from being swapped out.
+	MLock bool
+	// NoMMap reads the weights into memory instead of mapping the file.
+	NoMMap bool
+}
+
+func (p ModelParams) threads() int {
+	if p.Threads > 0 {
+		return p.Threads
+	}
+	return runtime.NumCPU()
+}
+
+// Sampling says how tokens are chosen. The zero value is greedy.
+type Sampling struct {
+	Seed             uint32
+	Temperature      float32 // <= 0: greedy
+	TopK             int     // 0: off
+	TopP             float32 // 0: off
+	MinP             float32 // 0: off
+	RepeatLastN      int     // tokens that penalties look back on
+	RepeatPenalty    float32 // 0: off
+	FrequencyPenalty float32
+	PresencePenalty  float32
+	Grammar          string // GBNF; empty: none
+}
+
+// Chat is one turn of a conversation for a chat template.
+type Chat struct {
+	Role    string // system, user or assistant
+	Content string
+}
+
+// Memory is what a Context's caches hold and take.
+type Memory struct {
+	LocalLayers, SyncLayers int
+	LocalCells, SyncCells   int   // cells of each layer
+	LocalUsed, SyncUsed     int   // cells in use
+	LocalBytes, SyncBytes   int64 // K and V of all layers
+}

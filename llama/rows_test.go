@@ -1,0 +1,297 @@
+//go:build cgo
+
+package llama
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"math"
+	"strings"
+	"testing"
+
+	"fedattn/fedkv"
+)
+
+// publisher is a context with a prefix evaluated, all layers sync layers, and n remote cells after the prefix.
+func publisher(t *testing.T, m *Model, prefix []fedkv.Token, n int) *Context {
+	t.Helper()
+	c, err := m.NewContext(fedkv.CacheSpec{Sync: schedule(t, m, "all"), LocalCells: 256, SyncCells: 512, MicroBatch: 128, Outputs: 1})
+	must(t, err)
+	t.Cleanup(func() { c.Close() })
+	must(t, c.Eval(prefix, 0, NoOutputs, nil))
+	must(t, c.Reserve(len(prefix), n))
+	return c
+}
+
+// contributor is a context without sync layers that evaluated prefix and own at positions from pos.
+func contributor(t *testing.T, m *Model, prefix, own []fedkv.Token, pos int) *Context {
+	t.Helper()
+	c, err := m.NewContext(fedkv.CacheSpec{Sync: schedule(t, m, "none"), LocalCells: 256, SyncCells: 256, MicroBatch: 128, Outputs: 1})
+	must(t, err)
+	t.Cleanup(func() { c.Close() })
+	must(t, c.Eval(prefix, 0, NoOutputs, nil))
+	if pos != len(prefix) {
+		must(t, c.SetNext(pos))
+	}
+	must(t, c.Eval(own, pos, NoOutputs, nil))
+	return c
+}
+
+func floats(t *testing.T, typ fedkv.Type, b []byte, elements int) []float32 {
+	t.Helper()
+	size, err := typ.RowSize(elements)
+	must(t, err)
+	var out []float32
+	for len(b) > 0 {
+		row := make([]float32, elements)
+		must(t, typ.DecodeRow(row, b[:size]))
+		out, b = append(out, row...), b[size:]
+	}
+	return out
+}
+
+// The rows that ggml quantises are those of the reference codec, bit for bit.
+func TestRowsAreBitEqualToTheReferenceCodec(t *testing.T) {
+	m := model(t)
+	prefix, own := tokens(t, m, 1, 8), tokens(t, m, 2, 20)
+	c := contributor(t, m, prefix, own, len(prefix))
+	const layer = 7
+	shape := m.Shape().Layers[layer]
+	raw, err := c.AppendRows(nil, layer, len(prefix), len(own), f16)
+	must(t, err)
+	k, _, err := shape.BlockSize(f16, len(own))
+	must(t, err)
+	kRows, vRows := floats(t, fedkv.F16, raw[:k], shape.K), floats(t, fedkv.F16, raw[k:], shape.V)
+	for _, types := range []string{"f16/f16", "q8_0/q4_0", "q5_1/q4_1", "q4_0/q8_0"} {
+		wire, err := fedkv.ParseWireTypes(types)
+		must(t, err)
+		got, err := c.AppendRows(nil, layer, len(prefix), len(own), wire)
+		must(t, err)
+		var want []byte
+		for i := range own {
+			want = wire.K.AppendRow(want, kRows[i*shape.K:(i+1)*shape.K])
+		}
+		for i := range own {
+			want = wire.V.AppendRow(want, vRows[i*shape.V:(i+1)*shape.V])
+		}
+		if !bytes.Equal(got, want) {
+			t.Errorf("%s: ggml and the reference codec disagree", types)
+		}
+	}
+}
+
+// What is written is what is read back, and rows of other positions stay as they were.
+func TestWrittenRowsAreReadBack(t *testing.T) {
+	m := model(t)
+	prefix, own := tokens(t, m, 1, 8), tokens(t, m, 2, 20)
+	from, to := contributor(t, m, prefix, own, len(prefix)), publisher(t, m, prefix, len(own))
+	for layer := range m.Layers() {
+		before, err := to.AppendRows(nil, layer, 0, len(prefix), f16)
+		must(t, err)
+		rows, err := from.AppendRows(nil, layer, len(prefix), len(own), f16)
+		must(t, err)
+		must(t, to.WriteRows(layer, len(prefix), len(own), 0, f16, rows))
+		back, err := to.AppendRows(nil, layer, len(prefix), len(own), f16)
+		must(t, err)
+		if !bytes.Equal(back, rows) {
+			t.Fatalf("layer %d: rows changed on the way", layer)
+		}
+		after, err := to.AppendRows(nil, layer, 0, len(prefix), f16)
+		must(t, err)
+		if !bytes.Equal(before, after) {
+			t.Fatalf("layer %d: the prefix's rows changed", layer)
+		}
+	}
+}
+
+// At layer 0 a row depends on its token and position only, so a row rotated to a position must be the row evaluated
+// there, but for rounding to f16 twice.
+func TestRotatedRowsAreTheRowsEvaluatedInPlace(t *testing.T) {
+	m := model(t)
+	prefix, own := tokens(t, m, 1, 8), tokens(t, m, 2, 20)
+	for _, shift := range []int{1, 57, 200} {
+		pos := len(prefix) + shift
+		canonical := contributor(t, m, prefix, own, len(prefix))
+		inPlace := contributor(t, m, prefix, own, pos)
+		rows, err := canonical.AppendRows(nil, 0, len(prefix), len(own), f16)
+		must(t, err)
+		want, err := inPlace.AppendRows(nil, 0, pos, len(own), f16)
+		must(t, err)
+
+		to := publisher(t, m, prefix, 300)
+		must(t, to.WriteRows(0, pos, len(own), shift, f16, rows))
+		got, err := to.AppendRows(nil, 0, pos, len(own), f16)
+		must(t, err)
+		k, _, err := m.Shape().Layers[0].BlockSize(f16, len(own))
+		must(t, err)
+		if !bytes.Equal(got[k:], want[k:]) {
+			t.Errorf("shift %d: V rows changed", shift)
+		}
+		g, w := floats(t, fedkv.F16, got[:k], m.Shape().Layers[0].K), floats(t, fedkv.F16, want[:k], m.Shape().Layers[0].K)
+		largest := 0.0
+		for _, x := range w {
+			largest = max(largest, math.Abs(float64(x)))
+		}
+		if d := maxDiff(g, w); d > largest*0x1p-9 {
+			t.Errorf("shift %d: max |Δ K| = %g with |K| up to %g", shift, d, largest)
+		}
+	}
+}
+
+func TestRefusedRowsChangeNothing(t *testing.T) {
+	m := model(t)
+	prefix := tokens(t, m, 1, 8)
+	c := publisher(t, m, prefix, 4)
+	k, v, err := m.Shape().Layers[3].BlockSize(f16, 4)
+	must(t, err)
+	good := make([]byte, k+v)
+	nan, inf := bytes.Clone(good), bytes.Clone(good)
+	binary.LittleEndian.PutUint16(nan[k+v-2:], 0x7e00)
+	binary.LittleEndian.PutUint16(inf[6:], 0x7c00)
+	before, err := c.AppendRows(nil, 3, len(prefix), 4, f16)
+	must(t, err)
+	for name, call := range map[string]func() error{
+		"NaN in V":           func() error { return c.WriteRows(3, len(prefix), 4, 0, f16, nan) },
+		"infinite K":         func() error { return c.WriteRows(3, len(prefix), 4, 0, f16, inf) },
+		"one byte short":     func() error { return c.WriteRows(3, len(prefix), 4, 0, f16, good[1:]) },
+		"no rows":            func() error { return c.WriteRows(3, len(prefix), 0, 0, f16, nil) },
+		"no such layer":      func() error { return c.WriteRows(30, len(prefix), 4, 0, f16, good) },
+		"negative layer":     func() error { return c.WriteRows(-1, len(prefix), 4, 0, f16, good) },
+		"no such cell":       func() error { return c.WriteRows(3, len(prefix)+2, 4, 0, f16, good) },
+		"unknown type":       func() error { return c.WriteRows(3, len(prefix), 4, 0, fedkv.WireTypes{K: 99, V: 1}, good) },
+		"reserved twice":     func() error { return c.Reserve(len(prefix)+1, 1) },
+		"more than there is": func() error { return c.Reserve(100, 600) },
+		"released twice":     func() error { return c.Release(100, 2) },
+		"masked outside":     func() error { return c.Mask(len(prefix), 4) },
+		"next in the past":   func() error { return c.SetNext(2) },
+	} {
+		if err := call(); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	after, err := c.AppendRows(nil, 3, len(prefix), 4, f16)
+	must(t, err)
+	if !bytes.Equal(before, after) {
+		t.Error("a refused call changed rows")
+	}
+}
+
+func TestReleasedCellsAreErasedAndFree(t *testing.T) {
+	m := model(t)
+	prefix, own := tokens(t, m, 1, 8), tokens(t, m, 2, 20)
+	from, to := contributor(t, m, prefix, own, len(prefix)), publisher(t, m, prefix, len(own))
+	for layer := range m.Layers() {
+		rows, err := from.AppendRows(nil, layer, len(prefix), len(own), f16)
+		must(t, err)
+		must(t, to.WriteRows(layer, len(prefix), len(own), 0, f16, rows))
+	}
+	must(t, to.Release(len(prefix), len(own)))
+	if mem, err := to.Memory(); err != nil || mem.SyncUsed != len(prefix) {
+		t.Errorf("%d cells in use after release, want %d (%v)", mem.SyncUsed, len(prefix), err)
+	}
+	must(t, to.Reserve(len(prefix), len(own)))
+	rows, err := to.AppendRows(nil, 11, len(prefix), len(own), f16)
+	must(t, err)
+	if !bytes.Equal(rows, make([]byte, len(rows))) {
+		t.Error("released rows are still there")
+	}
+}
+
+// Rows of a masked participant count for nothing from that layer on: whatever they are, the logits are the same.
+func TestMaskedCellsAreNotAttendedTo(t *testing.T) {
+	m := model(t)
+	prefix, own := tokens(t, m, 1, 8), tokens(t, m, 2, 20)
+	run := func(mask bool, scale float32) []float32 {
+		c := publisher(t, m, prefix, 16)
+		must(t, c.SetNext(len(prefix)+16))
+		hook := &Hook{Layers: schedule(t, m, "all"), OnLayer: func(layer, _, _ int) (bool, error) {
+			if layer == 0 && mask {
+				return false, c.Mask(len(prefix), 16)
+			}
+			if layer > 0 && mask {
+				return false, nil
+			}
+			row := make([]float32, m.Shape().Layers[layer].K)
+			for i := range row {
+				row[i] = scale * float32(i%7)
+			}
+			var k []byte
+			for range 16 {
+				k = fedkv.F16.AppendRow(k, row)
+			}
+			return false, c.WriteRows(layer, len(prefix), 16, 0, f16, append(k, k...))
+		}}
+		must(t, c.Eval(own, len(prefix)+16, LastOutput, hook))
+		logits, err := c.Logits(-1)
+		must(t, err)
+		return logits
+	}
+	if d := maxDiff(run(false, 0.1), run(false, 0.5)); d == 0 {
+		t.Fatal("unmasked rows are not attended to: the test cannot fail")
+	}
+	absent := func() []float32 { // the same positions, nothing ever reserved
+		c, err := m.NewContext(fedkv.CacheSpec{Sync: schedule(t, m, "all"), LocalCells: 256, SyncCells: 512, MicroBatch: 128, Outputs: 1})
+		must(t, err)
+		defer c.Close()
+		must(t, c.Eval(prefix, 0, NoOutputs, nil))
+		must(t, c.SetNext(len(prefix)+16))
+		must(t, c.Eval(own, len(prefix)+16, LastOutput, nil))
+		logits, err := c.Logits(-1)
+		must(t, err)
+		return logits
+	}()
+	if d := maxDiff(run(true, 0.5), absent); d > 1e-3 {
+		t.Errorf("max |Δ logit| = %g between masked and absent", d)
+	}
+}
+
+func TestHookErrorsAndPanicsComeBack(t *testing.T) {
+	m := model(t)
+	c := publisher(t, m, tokens(t, m, 1, 8), 4)
+	must(t, c.SetNext(12))
+	own := tokens(t, m, 2, 4)
+	broken := errors.New("broken")
+	for name, on := range map[string]func(int, int, int) (bool, error){
+		"broken":       func(int, int, int) (bool, error) { return false, broken },
+		"panic":        func(int, int, int) (bool, error) { panic("boom") },
+		"inside":       func(int, int, int) (bool, error) { return false, c.Eval(own, 20, NoOutputs, nil) },
+		"Close inside": func(int, int, int) (bool, error) { return false, c.Close() },
+	} {
+		err := c.Eval(own, 12, LastOutput, &Hook{Layers: schedule(t, m, "0,5"), OnLayer: on})
+		if err == nil || !strings.Contains(err.Error(), strings.Fields(name)[0]) {
+			t.Errorf("%s: error %v", name, err)
+		}
+		if _, err := c.Logits(-1); err == nil {
+			t.Errorf("%s: logits after a stopped evaluation", name)
+		}
+		must(t, c.Truncate(12))
+	}
+}
+
+func TestUseAfterCloseIsAnError(t *testing.T) {
+	m := model(t)
+	c := publisher(t, m, tokens(t, m, 1, 8), 4)
+	s, err := m.NewSampler(Sampling{})
+	must(t, err)
+	must(t, s.Close())
+	must(t, s.Close())
+	if _, err := s.Next(c); !errors.Is(err, ErrClosed) {
+		t.Errorf("sampler: %v", err)
+	}
+	must(t, c.Close())
+	must(t, c.Close())
+	c.Interrupt()
+	if err := c.Eval(tokens(t, m, 1, 1), 8, NoOutputs, nil); !errors.Is(err, ErrClosed) {
+		t.Errorf("Eval: %v", err)
+	}
+	if _, err := c.Memory(); !errors.Is(err, ErrClosed) {
+		t.Errorf("Memory: %v", err)
+	}
+	if err := c.Reserve(100, 1); !errors.Is(err, ErrClosed) {
+		t.Errorf("Reserve: %v", err)
+	}
+	if _, err := c.AppendRows(nil, 0, 0, 1, f16); !errors.Is(err, ErrClosed) {
+		t.Errorf("AppendRows: %v", err)
+	}
+}

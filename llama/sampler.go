@@ -1,0 +1,84 @@
+//go:build cgo
+
+package llama
+
+// #include <stdlib.h>
+// #include "shim.h"
+import "C"
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"unsafe"
+
+	"fedattn/fedkv"
+)
+
+// Sampler chooses tokens; it remembers what it chose. It is used by one goroutine at a time.
+type Sampler struct {
+	mu  sync.Mutex
+	ptr *C.struct_shim_sampler
+}
+
+// NewSampler makes a sampler for one answer.
+func (m *Model) NewSampler(s Sampling) (*Sampler, error) {
+	release, err := m.use()
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	orOff := func(v, off float32) C.float {
+		if v == 0 {
+			v = off
+		}
+		return C.float(v)
+	}
+	params := C.struct_shim_sampling{
+		seed: C.uint32_t(s.Seed), temperature: C.float(s.Temperature), top_k: C.int32_t(s.TopK),
+		top_p: orOff(s.TopP, 1), min_p: C.float(s.MinP),
+		repeat_last_n: C.int32_t(s.RepeatLastN), repeat_penalty: orOff(s.RepeatPenalty, 1),
+		frequency_penalty: C.float(s.FrequencyPenalty), presence_penalty: C.float(s.PresencePenalty),
+	}
+	if s.Grammar != "" {
+		params.grammar = C.CString(s.Grammar)
+		defer C.free(unsafe.Pointer(params.grammar))
+	}
+	var reason errBuf
+	ptr := C.shim_sampler_new(m.ptr, &params, reason.ptr(), reason.size())
+	if ptr == nil {
+		return nil, fmt.Errorf("llama: sampler: %s", reason.String())
+	}
+	return &Sampler{ptr: ptr}, nil
+}
+
+// Next chooses a token from the last logits of c.
+func (s *Sampler) Next(c *Context) (fedkv.Token, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ptr == nil {
+		return 0, ErrClosed
+	}
+	leave, err := c.enter()
+	if err != nil {
+		return 0, err
+	}
+	defer leave()
+	if c.outputs == 0 {
+		return 0, errors.New("llama: sampling without logits")
+	}
+	token := C.shim_sampler_next(s.ptr, c.ptr, -1)
+	if token < 0 {
+		return 0, errors.New("llama: the sampler found no token that its grammar allows")
+	}
+	return fedkv.Token(token), nil
+}
+
+// Close frees the sampler.
+func (s *Sampler) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	C.shim_sampler_free(s.ptr)
+	s.ptr = nil
+	return nil
+}

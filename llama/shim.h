@@ -1,0 +1,84 @@
+// What the Go package needs from libcommon (chat templates, sampling) and from llama.cpp's C++ side, as plain C.
+//
+// Strings that a function returns in a buffer are not terminated; the return value is their length in bytes, or the
+// length that would be needed when it is larger than the buffer. Negative values are errors; where an error buffer is
+// given it holds one terminated sentence.
+
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "llama-fed.h"
+#include "llama.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// Keeps llama.cpp's log quiet and remembers its last error line of each thread. Idempotent.
+void shim_log_init(void);
+
+// Copies and forgets the calling thread's last error line, at most size - 1 bytes, terminated. Returns its length.
+size_t shim_log_take(char * buf, size_t size);
+
+
+// A model's chat template, compiled once.
+struct shim_template;
+
+struct shim_template * shim_template_new(const struct llama_model * model, char * err, size_t err_size);
+void                   shim_template_free(struct shim_template * t);
+
+// Renders n messages (roles and contents, UTF-8, terminated) into buf, with the header of the assistant's turn when
+// generate is set.
+int64_t shim_template_apply(const struct shim_template * t, const char * const * roles, const char * const * contents,
+                            size_t n, bool generate, char * buf, size_t buf_size, char * err, size_t err_size);
+
+struct shim_sampling {
+    uint32_t     seed;
+    float        temperature; // <= 0: greedy
+    int32_t      top_k;
+    float        top_p;
+    float        min_p;
+    int32_t      repeat_last_n;
+    float        repeat_penalty;
+    float        frequency_penalty;
+    float        presence_penalty;
+    const char * grammar; // GBNF, NULL for none
+};
+
+struct shim_sampler;
+
+struct shim_sampler * shim_sampler_new(const struct llama_model * model, const struct shim_sampling * params,
+                                       char * err, size_t err_size);
+void                  shim_sampler_free(struct shim_sampler * s);
+
+// Chooses a token from output index of the last llama_decode and accepts it; -1 when something was thrown.
+int32_t shim_sampler_next(struct shim_sampler * s, struct llama_context * ctx, int32_t index);
+
+// A pool of threads for one context, attached to it. Contexts without one start threads anew for every graph.
+struct shim_threads;
+
+struct shim_threads * shim_threads_attach(struct llama_context * ctx, int32_t n_threads);
+void                  shim_threads_free(struct shim_threads * t);
+
+// A flag that stops a running llama_decode from another thread (CPU backends).
+struct shim_abort;
+
+struct shim_abort * shim_abort_new(void);
+void                shim_abort_free(struct shim_abort * a);
+void                shim_abort_set(struct shim_abort * a, bool on);
+
+// Sets the flag as the abort callback of contexts made from params.
+void shim_abort_install(struct shim_abort * a, struct llama_context_params * params);
+
+// llama_decode of n tokens of sequence 0 at positions pos, pos + 1, …; outputs: 0 none, 1 the last token's, 2 all.
+int32_t shim_decode(struct llama_context * ctx, const int32_t * tokens, int32_t n, int32_t pos, int32_t outputs);
+
+// Sets shim_hook (exported by Go) as the federated hook with the given handle as its user data.
+int32_t shim_set_hook(struct llama_context * ctx, const uint8_t * layers, size_t n_layers, uintptr_t handle);
+
+#ifdef __cplusplus
+}
+#endif
