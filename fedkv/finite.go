@@ -35,15 +35,20 @@ func (t Type) CheckFinite(rows []byte) error {
 	return nil
 }
 
-// badHalf is the offset of the first float16 that is infinite or NaN, or -1. Four values are tested at once:
-// adding one to an exponent of all ones, and to no other, carries into the sign bit.
+// badHalf is the offset of the first float16 that is infinite or NaN, or -1. Sixteen values are tested at
+// once: adding one to an exponent of all ones, and to no other, carries into the sign bit.
 func badHalf(rows []byte) int {
 	const exponents, ones, carries = 0x7c00_7c00_7c00_7c00, 0x0400_0400_0400_0400, 0x8000_8000_8000_8000
 	at := 0
-	for ; at+8 <= len(rows); at += 8 {
-		if (binary.LittleEndian.Uint64(rows[at:])&exponents+ones)&carries != 0 {
+	for rest := rows; len(rest) >= 32; rest = rest[32:] {
+		a := binary.LittleEndian.Uint64(rest)&exponents + ones
+		b := binary.LittleEndian.Uint64(rest[8:])&exponents + ones
+		c := binary.LittleEndian.Uint64(rest[16:])&exponents + ones
+		d := binary.LittleEndian.Uint64(rest[24:])&exponents + ones
+		if (a|b|c|d)&carries != 0 {
 			break
 		}
+		at += 32
 	}
 	for ; at < len(rows); at += 2 {
 		if binary.LittleEndian.Uint16(rows[at:])&0x7c00 == 0x7c00 {
