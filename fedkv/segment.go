@@ -23,7 +23,7 @@ type Layout struct {
 }
 
 // NewLayout lays out one segment per entry of tokens, in this order: origin i owns tokens[i] ≥ 1 tokens, and
-// the last origin is the publisher.
+// the last origin is the publisher. The whole stream has at most MaxTokens tokens.
 func NewLayout(prefix int, tokens []int) (Layout, error) {
 	if prefix < 0 || prefix > MaxPrefix {
 		return Layout{}, fmt.Errorf("layout: prefix of %d tokens, must be 0 to %d", prefix, MaxPrefix)
@@ -31,16 +31,28 @@ func NewLayout(prefix int, tokens []int) (Layout, error) {
 	if n := len(tokens); n < 1 || n > MaxParticipants {
 		return Layout{}, fmt.Errorf("layout: %d participants, must be 1 to %d", n, MaxParticipants)
 	}
-	l := Layout{Prefix: prefix, Segments: make([]Segment, len(tokens))}
-	offset := prefix
+	segments := make([]Segment, len(tokens))
 	for i, n := range tokens {
 		if n < 1 || n > MaxTokens {
 			return Layout{}, fmt.Errorf("layout: participant %d owns %d tokens, must be 1 to %d", i, n, MaxTokens)
 		}
-		l.Segments[i] = Segment{Origin: i, Offset: offset, Tokens: n}
-		offset += n
+		segments[i] = Segment{Origin: i, Tokens: n}
+	}
+	l := place(prefix, segments)
+	if l.Total() > MaxTokens {
+		return Layout{}, fmt.Errorf("layout: %d tokens in all, must be at most %d", l.Total(), MaxTokens)
 	}
 	return l, nil
+}
+
+// place gives segments, which are in token order, their offsets. It writes to the slice.
+func place(prefix int, segments []Segment) Layout {
+	offset := prefix
+	for i := range segments {
+		segments[i].Offset = offset
+		offset += segments[i].Tokens
+	}
+	return Layout{Prefix: prefix, Segments: segments}
 }
 
 // Total is the number of positions, prefix included.
@@ -62,12 +74,16 @@ func (l Layout) Participants() int {
 
 // Segment is the segment of an origin, or false if this layout has none.
 func (l Layout) Segment(origin int) (Segment, bool) {
-	for _, s := range l.Segments {
-		if s.Origin == origin {
-			return s, true
-		}
+	if rank := l.rank(origin); rank >= 0 {
+		return l.Segments[rank], true
 	}
 	return Segment{}, false
+}
+
+// rank is an origin's place in token order among those who are in the layout, or -1. Sessions ask Schedules
+// about ranks rather than origins: nobody computes or sends what only somebody absent would need.
+func (l Layout) rank(origin int) int {
+	return slices.IndexFunc(l.Segments, func(s Segment) bool { return s.Origin == origin })
 }
 
 // Owner is the origin that owns a position, or -1 for the prefix. It is false for positions outside
@@ -88,15 +104,11 @@ func (l Layout) Owner(pos int) (origin int, ok bool) {
 // move down to close the gaps, and everybody keeps the origin number. The publisher cannot be lost; its
 // origin is ignored. The receiver is not changed.
 func (l Layout) Without(lost ...int) Layout {
-	out := Layout{Prefix: l.Prefix}
-	offset := l.Prefix
+	var stay []Segment
 	for i, s := range l.Segments {
-		if i < len(l.Segments)-1 && slices.Contains(lost, s.Origin) {
-			continue
+		if i == len(l.Segments)-1 || !slices.Contains(lost, s.Origin) {
+			stay = append(stay, s)
 		}
-		s.Offset = offset
-		offset = s.End()
-		out.Segments = append(out.Segments, s)
 	}
-	return out
+	return place(l.Prefix, stay)
 }

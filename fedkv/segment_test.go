@@ -127,7 +127,9 @@ func TestNewLayoutHoldsItsLimits(t *testing.T) {
 		valid  bool
 	}{
 		{"publisher alone", 0, []int{1}, true},
-		{"everything at its limit", MaxPrefix, slices.Repeat([]int{MaxTokens}, MaxParticipants), true},
+		{"the most participants", MaxPrefix, slices.Repeat([]int{1}, MaxParticipants), true},
+		{"the longest stream", 1, []int{1, MaxTokens - 2}, true},
+		{"a stream too long", 1, []int{1, MaxTokens - 1}, false},
 		{"negative prefix", -1, []int{1}, false},
 		{"long prefix", MaxPrefix + 1, []int{1}, false},
 		{"nobody", 0, nil, false},

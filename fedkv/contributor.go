@@ -1,0 +1,754 @@
+package fedkv
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// ContributorConfig is what a contributor's owner allows.
+type ContributorConfig struct {
+	Self       Hello  // what this device says of itself; its role is RoleContributor
+	ID         string // of this device, as the publisher's link proves it
+	Shape      Shape
+	MaxTokens  int  // longest segment that the owner shares in one session; 0: no limit but MaxContext
+	MaxContext int  // positions that this device can hold: prefix, in lockstep everybody before it, own
+	MinLayer   int  // rows of earlier layers stay here
+	Vocabulary int  // tokens of the vocabulary, which bounds the prefix's tokens; 0: the driver checks them
+	Greeted    bool // Hello and Welcome were exchanged on this link before
+}
+
+func (c *ContributorConfig) validate() error {
+	return first(
+		c.Self.validate(),
+		check(c.Self.Role == RoleContributor, "this device says it is %v", c.Self.Role),
+		checkName("id", c.ID, 1, MaxID),
+		c.Shape.Validate(),
+		check(c.MaxTokens >= 0 && c.MaxContext >= 1 && c.MinLayer >= 0 && c.Vocabulary >= 0, "a negative limit"),
+	)
+}
+
+// Work is what a contributor computes in a session.
+type Work struct {
+	Layout    Layout
+	Origin    int
+	Segment   Segment // own
+	Schedules Schedules
+	Types     WireTypes
+	Positions Positions
+	Prefix    []Token
+
+	// At is the position at which the segment is evaluated: len(Prefix) if canonical, else Segment.Offset.
+	At int
+
+	// Sync is the layers at which the segment attends to earlier contributors' rows.
+	Sync Schedule
+
+	// Sends is the layers whose rows go out: Blocks says to whom. After the last of them is stored, evaluation
+	// stops.
+	Sends Schedule
+
+	// Waits is the layers at which all rows of earlier contributors have to be here, or given up, before
+	// attention reads them: those of Sync before the last of Sends.
+	Waits Schedule
+}
+
+// Outgoing is a block to send: rows [First, First+Rows) of the segment, to each of To.
+type Outgoing struct {
+	Header BlockHeader
+	To     []int // PublisherLink or later origins, ascending
+}
+
+// JoinAnswer decides about a Joined event that Step took: the device is contributor Origin, or refused for
+// Err. An event that Step did not take is refused for Step's error and has no JoinAnswer.
+type JoinAnswer struct {
+	ID     string
+	Origin int
+	Err    error // nil: admitted; its blocks may be read now
+}
+
+// ContributorReady is what a contributor's driver has to do.
+type ContributorReady struct {
+	// Messages are to be sent in this order, after Dial.
+	Messages []Outbound
+
+	// Note is a sentence for the user, such as that the publisher's weights differ; empty if there is none.
+	Note string
+
+	// Tokenise is set once: tokenise the segment, at most Tokenise.MaxTokens tokens of it, and step Tokenised.
+	// If the owner holds nothing for this session, or does not want to, step Stopped.
+	Tokenise *Plan
+
+	// Dial lists later contributors (lockstep) to open direct links to, each with Hello and Welcome and then
+	// the Join that is among Messages. Who cannot be reached is reported as PeerDown.
+	Dial []Participant
+
+	// Joins answers Joined events: at once, or at the commit those that came before it.
+	Joins []JoinAnswer
+
+	// Start is set once, at the commit: evaluate the segment.
+	Start *Work
+
+	// Missing names earlier contributors (lockstep) whose rows will not come.
+	Missing []Missing
+
+	// Sent is set once: all blocks are on their way, nothing is left to compute. The link has to stay open.
+	Sent bool
+
+	// Receipt is what the publisher used, if it says so.
+	Receipt *Receipt
+
+	// Finished is set once: the session is over for the publisher too, computing may stop and the link may be
+	// closed.
+	Finished bool
+
+	// Failed is set once instead of Finished. It is an *Error.
+	Failed error
+}
+
+// Contributor is the machine of a contributor, for one session of one publisher.
+//
+//	greeting   Hello; Welcome or Refuse
+//	waiting    Plan, checked against shape, limits and what the owner allows
+//	tokenising Tokenised; Ready
+//	ready      Commit, checked against plan and own identity
+//	working    rows come from earlier contributors and go to later ones and the publisher
+//	sent       Done is said; the publisher's Receipt and Done come
+//	over       finished or failed
+//
+// The events it takes are Received, Tokenised, Joined, PeerDown, BlockOffered, BlockIn, BlockSent, Tick and
+// Stopped.
+type Contributor struct {
+	cfg   ContributorConfig
+	now   time.Duration
+	state contributorState
+	ready ContributorReady
+
+	plan      Plan
+	most      int // tokens that plan, owner and context allow
+	tokens    int
+	start     time.Duration // when the plan came
+	end       time.Duration // when the session's time is over
+	work      Work
+	roster    []Participant
+	others    map[int]*other // contributors of the roster, by origin
+	waiting   []Joined       // joins that came before the commit
+	book      *Collector     // of rows of earlier contributors
+	out       *Collector     // of own rows handed out by Blocks
+	unsent    map[int]int    // blocks handed out and not sent yet, by recipient
+	bytes     int64
+	committed time.Duration // when evaluation began
+	computed  time.Duration // when the last rows were handed out
+}
+
+// other is what a contributor knows of another one.
+type other struct {
+	joined bool // its direct link is here (earlier ones)
+	down   bool
+}
+
+type contributorState uint8
+
+const (
+	contributorGreeting contributorState = iota
+	contributorWaiting
+	contributorTokenising
+	contributorReady
+	contributorWorking
+	contributorSent
+	contributorOver
+)
+
+// NewContributor is the machine before its first message.
+func NewContributor(cfg ContributorConfig) (*Contributor, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, Errorf(CodePlan, "%v", err)
+	}
+	c := &Contributor{cfg: cfg, others: map[int]*other{}, unsent: map[int]int{}}
+	if cfg.Greeted {
+		c.state = contributorWaiting
+	}
+	return c, nil
+}
+
+// Step takes an event. As with Publisher.Step, an error says what was refused and why; the machine has drawn
+// the consequences.
+func (c *Contributor) Step(e Event) error {
+	if c.state == contributorOver {
+		switch e.(type) {
+		case Tick, PeerDown, Stopped, BlockSent:
+			return nil
+		}
+		return Errorf(CodeSession, "the session is over")
+	}
+	err := c.step(e)
+	c.proceed()
+	return err
+}
+
+func (c *Contributor) step(e Event) error {
+	switch e := e.(type) {
+	case Tick:
+		c.tick(e.Now)
+		return nil
+	case Stopped:
+		c.abort(&Error{e.Code, reason(e.Code, e.Text)})
+		return nil
+	case PeerDown:
+		c.peerDown(e)
+		return nil
+	case Received:
+		if e.From == PublisherLink {
+			return c.receive(e.Message)
+		}
+		return c.receiveDirect(e.From, e.Message)
+	case Tokenised:
+		return c.tokenised(e.Count)
+	case Joined:
+		return c.join(e)
+	case BlockOffered:
+		return c.block(e.From, e.Header, (*Collector).Offer)
+	case BlockIn:
+		return c.block(e.From, e.Header, (*Collector).Accept)
+	case BlockSent:
+		return c.blockSent(e)
+	}
+	return Errorf(CodeInternal, "a contributor takes no %T", e)
+}
+
+// Ready is what is to be done since the last Advance.
+func (c *Contributor) Ready() ContributorReady { return c.ready }
+
+// Advance says that the driver has taken over all that Ready returned.
+func (c *Contributor) Advance() { c.ready = ContributorReady{} }
+
+// Pending lists the earlier contributors whose rows of a layer are still to come, ascending. At each layer of
+// Work.Waits the driver waits until it is empty; WaitBy, losses and the end of the session empty it too.
+func (c *Contributor) Pending(layer int) []int {
+	if c.state != contributorWorking {
+		return nil
+	}
+	return c.book.Pending(layer)
+}
+
+// WaitBy is until when rows of earlier contributors are waited for: whoever has not delivered everything then
+// is given up. It lies before the session's deadline, further for earlier contributors, so that the chain
+// behind one straggler still arrives in time.
+func (c *Contributor) WaitBy() time.Duration {
+	return waitBy(c.start, c.end, c.work.Layout.rank(c.work.Origin), len(c.work.Layout.Segments))
+}
+
+// Deadline is the time of the next Tick that changes something, or false if none would.
+func (c *Contributor) Deadline() (time.Duration, bool) {
+	switch c.state {
+	case contributorTokenising, contributorReady:
+		return c.end, true
+	case contributorWorking:
+		if c.waits() && c.now < c.WaitBy() {
+			return c.WaitBy(), true
+		}
+		return c.end, true
+	}
+	return 0, false
+}
+
+// Blocks hands out the blocks for rows [first, first+rows) of the own segment at a layer, as few as MaxBlock
+// allows, in order of their rows. It is the only source of headers, so a contributor cannot send what the plan
+// does not say: it fails with order unless Work was started, with range for layers or rows that nobody needs,
+// and with duplicate for rows handed out before. Each block is to be sent to all of To and reported by one
+// BlockSent for each; recipients that are down are left out.
+func (c *Contributor) Blocks(layer, first, rows int) ([]Outgoing, error) {
+	if c.state != contributorWorking {
+		return nil, Errorf(CodeOrder, "there is no work to send rows of")
+	}
+	if rows < 1 || first < 0 || first >= c.tokens || rows > c.tokens-first || !c.work.Sends.Sync(layer) {
+		return nil, Errorf(CodeRange, "rows %d to %d of layer %d: the plan asks for rows 0 to %d of layers %v", first, first+rows-1, layer, c.tokens-1, c.work.Sends)
+	}
+	shape := c.cfg.Shape.Layers[layer]
+	most, err := shape.MaxRows(c.work.Types)
+	if err != nil {
+		return nil, err
+	}
+	var blocks []Outgoing
+	for end := first + rows; first < end; first += most {
+		h := BlockHeader{Session: c.plan.Session, Origin: c.work.Origin, Layer: layer, First: first, Rows: min(most, end-first), Types: c.work.Types}
+		k, v, err := shape.BlockSize(h.Types, h.Rows)
+		if err != nil {
+			return nil, err
+		}
+		h.Length = k + v
+		if err := c.out.Check(c.work.Origin, h); err != nil {
+			return nil, err
+		}
+		blocks = append(blocks, Outgoing{Header: h, To: c.recipients(layer)})
+	}
+	for _, b := range blocks {
+		if err := c.out.Accept(c.work.Origin, b.Header); err != nil {
+			return nil, err
+		}
+		for _, to := range b.To {
+			c.unsent[to]++
+		}
+	}
+	c.computed = c.now
+	return blocks, nil
+}
+
+// recipients lists who needs the own rows of a layer and is still there.
+func (c *Contributor) recipients(layer int) []int {
+	var to []int
+	segments := c.work.Layout.Segments
+	for _, rank := range c.work.Schedules.Recipients(c.work.Layout.rank(c.work.Origin), layer, len(segments)) {
+		if rank == len(segments)-1 {
+			to = append([]int{PublisherLink}, to...)
+		} else if origin := segments[rank].Origin; !c.others[origin].down {
+			to = append(to, origin)
+		}
+	}
+	return to
+}
+
+func (c *Contributor) receive(m Message) error {
+	if ping, ok := m.(Ping); ok {
+		if !ping.Reply {
+			c.send(PublisherLink, Ping{ping.Nonce, true})
+		}
+		return nil
+	}
+	switch m := m.(type) {
+	case Hello:
+		if c.state != contributorGreeting {
+			return c.violation(Errorf(CodeOrder, "hello came twice"))
+		}
+		return c.greet(m)
+	case Refuse:
+		c.fail(m.Err())
+		return nil
+	case Plan:
+		if c.state != contributorWaiting {
+			return c.violation(Errorf(CodeOrder, "plan came in the wrong place"))
+		}
+		return c.planned(m)
+	case Commit:
+		if err := c.inSession(m.Session); err != nil {
+			return err
+		}
+		if c.state != contributorReady {
+			return c.violation(Errorf(CodeOrder, "commit came in the wrong place"))
+		}
+		return c.commit(m)
+	case Abort:
+		if err := c.inSession(m.Session); err != nil {
+			return err
+		}
+		if c.state == contributorSent {
+			c.finish()
+			return nil
+		}
+		c.fail(m.Err())
+		return nil
+	case Receipt:
+		if err := c.inSession(m.Session); err != nil {
+			return err
+		}
+		c.ready.Receipt = &m
+		return nil
+	case Done:
+		if err := c.inSession(m.Session); err != nil {
+			return err
+		}
+		if c.state < contributorWorking {
+			return c.violation(Errorf(CodeOrder, "done came before the session was committed"))
+		}
+		c.finish()
+		return nil
+	}
+	return c.violation(Errorf(CodeOrder, "a publisher sends no %v", m.messageType()))
+}
+
+func (c *Contributor) greet(peer Hello) error {
+	answer, err := Greet(c.cfg.Self, peer)
+	if err == nil && peer.Role != RolePublisher {
+		err = Errorf(CodeOrder, "a %v has no plan to send", peer.Role)
+		answer = RefuseOf(err)
+	}
+	c.send(PublisherLink, answer)
+	if err != nil {
+		c.fail(err)
+		return err
+	}
+	c.ready.Note = answer.(Welcome).Note
+	c.state = contributorWaiting
+	return nil
+}
+
+// planned checks a plan against this device's model and what its owner allows, and asks for the segment.
+func (c *Contributor) planned(m Plan) error {
+	c.plan = m
+	c.start = c.now
+	c.end = c.now + time.Duration(m.DeadlineMS)*time.Millisecond
+	c.most = min(m.MaxTokens, c.cfg.MaxContext-len(m.Prefix))
+	if c.cfg.MaxTokens > 0 {
+		c.most = min(c.most, c.cfg.MaxTokens)
+	}
+	if err := c.suits(m); err != nil {
+		return c.violation(err)
+	}
+	if c.most < 1 {
+		return c.violation(Errorf(CodeTooLong, "the prefix of %d tokens leaves no room in a context of %d", len(m.Prefix), c.cfg.MaxContext))
+	}
+	plan := m
+	plan.MaxTokens = c.most
+	c.ready.Tokenise = &plan
+	c.state = contributorTokenising
+	return nil
+}
+
+// suits reports why this device cannot follow a plan, or may not.
+func (c *Contributor) suits(m Plan) error {
+	if err := m.validate(); err != nil {
+		return Errorf(CodePlan, "%v", err)
+	}
+	if err := m.Schedules.Validate(len(c.cfg.Shape.Layers)); err != nil {
+		return Errorf(CodePlan, "%v", err)
+	}
+	if err := checkTypesOffered(c.cfg.Self, m.Types); err != nil {
+		return err
+	}
+	rows := m.Schedules.Contributors.union(m.Schedules.Publisher)
+	if err := checkRows(c.cfg.Shape, m.Types, rows); err != nil {
+		return err
+	}
+	if early := rows.Before(c.cfg.MinLayer); early.Count() > 0 {
+		return Errorf(CodeForbidden, "the owner shares rows from layer %d on, the plan asks for layers %v", c.cfg.MinLayer, early)
+	}
+	for _, token := range m.Prefix {
+		if c.cfg.Vocabulary > 0 && int(token) >= c.cfg.Vocabulary {
+			return Errorf(CodePlan, "token %d of the prefix is outside the vocabulary of %d", token, c.cfg.Vocabulary)
+		}
+	}
+	return nil
+}
+
+func (c *Contributor) tokenised(count int) error {
+	if c.state != contributorTokenising {
+		return Errorf(CodeOrder, "there is no plan to tokenise for")
+	}
+	if count < 1 || count > c.most {
+		return c.violation(Errorf(CodeTooLong, "the segment has %d tokens, 1 to %d can be used", count, c.most))
+	}
+	c.tokens = count
+	c.state = contributorReady
+	c.send(PublisherLink, Ready{c.plan.Session, count})
+	return nil
+}
+
+// commit checks that the roster is the one this device agreed to, and starts the work.
+func (c *Contributor) commit(m Commit) error {
+	layout := m.Layout()
+	own, err := c.place(m, layout)
+	if err != nil {
+		return c.violation(err)
+	}
+	n := len(layout.Segments)
+	rank := layout.rank(c.plan.Origin)
+	sends := c.plan.Schedules.Sends(rank, n)
+	work := Work{
+		Layout:    layout,
+		Origin:    c.plan.Origin,
+		Segment:   own,
+		Schedules: c.plan.Schedules,
+		Types:     c.plan.Types,
+		Positions: c.plan.Positions,
+		Prefix:    c.plan.Prefix,
+		At:        own.Offset,
+		Sync:      c.plan.Schedules.Of(rank, n),
+		Sends:     sends,
+		Waits:     c.plan.Schedules.Of(rank, n).Before(sends.Last()),
+	}
+	if work.Positions == Canonical {
+		work.At = len(work.Prefix)
+	}
+	c.work, c.roster = work, m.Roster
+	c.committed, c.computed = c.now, c.now
+	c.state = contributorWorking
+
+	// Shapes, types and token counts were checked with the plan and the roster, so that nothing can fail here.
+	c.book = NewCollector(c.plan.Session, c.cfg.Shape, c.plan.Types)
+	c.out = NewCollector(c.plan.Session, c.cfg.Shape, c.plan.Types)
+	_ = c.out.Expect(work.Origin, c.tokens, sends)
+	for r, p := range m.Roster[:n-1] {
+		if r == rank {
+			continue
+		}
+		c.others[p.Origin] = &other{}
+		if work.Schedules.Regime() == Gather {
+			continue
+		}
+		if r < rank {
+			_ = c.book.Expect(p.Origin, p.Tokens, work.Sync)
+			continue
+		}
+		c.ready.Dial = append(c.ready.Dial, p)
+		c.send(p.Origin, Join{c.plan.Session, work.Origin})
+	}
+	if sends.Count() > 0 {
+		c.ready.Start = &work
+	}
+	for _, j := range c.waiting {
+		c.admit(j, c.mayJoin(j))
+	}
+	c.waiting = nil
+	return nil
+}
+
+// place finds the own segment in a roster. The publisher may place this device where it likes, but not
+// change its number, its key, its tokens or the prefix.
+func (c *Contributor) place(m Commit, layout Layout) (Segment, error) {
+	if err := m.validate(); err != nil {
+		return Segment{}, Errorf(CodePlan, "%v", err)
+	}
+	if m.Prefix != len(c.plan.Prefix) {
+		return Segment{}, Errorf(CodePlan, "the plan has a prefix of %d tokens, the commit one of %d", len(c.plan.Prefix), m.Prefix)
+	}
+	rank := layout.rank(c.plan.Origin)
+	if rank < 0 || rank == len(m.Roster)-1 {
+		return Segment{}, Errorf(CodePlan, "this device is not among the contributors")
+	}
+	me := m.Roster[rank]
+	if me.ID != c.cfg.ID {
+		return Segment{}, Errorf(CodeForbidden, "contributor %d is another device", me.Origin)
+	}
+	if me.Tokens != c.tokens {
+		return Segment{}, Errorf(CodePlan, "the segment has %d tokens, the commit says %d", c.tokens, me.Tokens)
+	}
+	own := layout.Segments[rank]
+	if c.plan.Schedules.Regime() == Lockstep && own.End() > c.cfg.MaxContext {
+		return Segment{}, Errorf(CodeTooLong, "%d tokens up to the end of this segment do not fit into a context of %d", own.End(), c.cfg.MaxContext)
+	}
+	return own, nil
+}
+
+// join decides about a direct link, or keeps it until the commit: an earlier contributor may have had its
+// commit sooner.
+func (c *Contributor) join(e Joined) error {
+	switch {
+	case c.state < contributorTokenising || e.Join.Session != c.plan.Session:
+		return Errorf(CodeSession, "there is no session %v here", e.Join.Session)
+	case c.state >= contributorWorking:
+		err := c.mayJoin(e)
+		if err == nil {
+			c.admit(e, nil)
+		}
+		return err
+	case len(c.waiting) >= MaxParticipants:
+		return Errorf(CodeBusy, "too many devices join")
+	}
+	c.waiting = append(c.waiting, e)
+	return nil
+}
+
+func (c *Contributor) admit(e Joined, err error) {
+	if err == nil {
+		c.others[e.Join.Origin].joined = true
+	}
+	c.ready.Joins = append(c.ready.Joins, JoinAnswer{e.ID, e.Join.Origin, err})
+}
+
+// mayJoin lets in only earlier contributors of the committed roster, each once and with the key that the
+// roster names.
+func (c *Contributor) mayJoin(e Joined) error {
+	rank := c.work.Layout.rank(e.Join.Origin)
+	switch {
+	case c.work.Schedules.Regime() == Gather:
+		return Errorf(CodeForbidden, "contributors do not meet in gather")
+	case rank < 0 || rank >= c.work.Layout.rank(c.work.Origin):
+		return Errorf(CodeForbidden, "%d is not an earlier contributor", e.Join.Origin)
+	case c.roster[rank].ID != e.ID:
+		return Errorf(CodeForbidden, "contributor %d is another device", e.Join.Origin)
+	case c.others[e.Join.Origin].down:
+		return Errorf(CodeLost, "the session goes on without contributor %d", e.Join.Origin)
+	case c.others[e.Join.Origin].joined:
+		return Errorf(CodeDuplicate, "contributor %d has joined", e.Join.Origin)
+	}
+	return nil
+}
+
+// receiveDirect takes a message of another contributor: over a direct link only a refusal or the end is said.
+func (c *Contributor) receiveDirect(from int, m Message) error {
+	if c.others[from] == nil {
+		return Errorf(CodeForbidden, "%d is not a contributor of this session", from)
+	}
+	switch m := m.(type) {
+	case Ping:
+		if !m.Reply {
+			c.send(from, Ping{m.Nonce, true})
+		}
+		return nil
+	case Refuse:
+		c.lose(from, m.Code, m.Err().Error())
+		return nil
+	case Abort:
+		if err := c.inSession(m.Session); err != nil {
+			return err
+		}
+		c.lose(from, m.Code, m.Err().Error())
+		return nil
+	case Done:
+		return c.inSession(m.Session)
+	}
+	err := Errorf(CodeOrder, "a contributor sends no %v to another", m.messageType())
+	c.lose(from, CodeOrder, err.Error())
+	return err
+}
+
+func (c *Contributor) block(from int, h BlockHeader, take func(*Collector, int, BlockHeader) error) error {
+	o := c.others[from]
+	if o == nil || !o.joined {
+		return Errorf(CodeForbidden, "%d has not joined", from)
+	}
+	if c.state != contributorWorking {
+		return Errorf(CodeLost, "no more rows are needed")
+	}
+	err := take(c.book, from, h)
+	switch CodeOf(err) {
+	case 0, CodeSession, CodeLost, CodeDuplicate:
+		return err
+	}
+	c.lose(from, CodeOf(err), err.Error())
+	return err
+}
+
+func (c *Contributor) blockSent(e BlockSent) error {
+	if c.unsent[e.To] == 0 {
+		if e.To != PublisherLink && c.others[e.To] != nil && c.others[e.To].down {
+			return nil
+		}
+		return Errorf(CodeInternal, "no block was handed out for %d", e.To)
+	}
+	c.unsent[e.To]--
+	c.bytes += int64(e.Header.Length)
+	return nil
+}
+
+// proceed says Done once all rows are handed out and sent to all who are still there.
+func (c *Contributor) proceed() {
+	if c.state != contributorWorking || !c.out.OriginComplete(c.work.Origin) {
+		return
+	}
+	for _, n := range c.unsent {
+		if n > 0 {
+			return
+		}
+	}
+	c.state = contributorSent
+	c.ready.Sent = true
+	c.send(PublisherLink, Done{
+		Session:    c.plan.Session,
+		Rows:       c.out.Rows(c.work.Origin),
+		Bytes:      c.bytes,
+		PrefillMS:  milliseconds(c.computed - c.committed),
+		TransferMS: milliseconds(c.now - c.computed),
+	})
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+func (c *Contributor) tick(now time.Duration) {
+	c.now = max(c.now, now)
+	if c.state == contributorWorking && c.now >= c.WaitBy() {
+		for _, p := range c.roster[:len(c.roster)-1] {
+			if c.firstWaited(p.Origin) >= 0 {
+				c.lose(p.Origin, CodeDeadline, fmt.Sprintf("its rows were not all here %v after the plan", c.WaitBy()-c.start))
+			}
+		}
+	}
+	if c.state >= contributorTokenising && c.state <= contributorWorking && c.now >= c.end {
+		c.abort(Errorf(CodeDeadline, "the rows were not all sent within %v", c.end-c.start))
+	}
+}
+
+func (c *Contributor) peerDown(e PeerDown) {
+	if e.Origin != PublisherLink {
+		c.lose(e.Origin, e.Code, reason(e.Code, e.Text))
+		return
+	}
+	if c.state == contributorSent {
+		c.finish()
+		return
+	}
+	c.fail(&Error{e.Code, "the publisher is gone: " + reason(e.Code, e.Text)})
+}
+
+// firstWaited is the first layer at which rows of a live earlier contributor are still waited for, or -1.
+func (c *Contributor) firstWaited(origin int) int {
+	if l := c.book.FirstPending(origin); l >= 0 && c.work.Waits.Sync(l) && !slices.Contains(c.book.Lost(), origin) {
+		return l
+	}
+	return -1
+}
+
+// waits reports whether rows of anybody are still waited for.
+func (c *Contributor) waits() bool {
+	return slices.ContainsFunc(c.work.Layout.Segments, func(s Segment) bool { return c.firstWaited(s.Origin) >= 0 })
+}
+
+// lose goes on without another contributor: an earlier one whose rows are not all here is missing, a later
+// one gets no more.
+func (c *Contributor) lose(origin int, code Code, text string) {
+	o := c.others[origin]
+	if o == nil || o.down {
+		return
+	}
+	o.down = true
+	delete(c.unsent, origin)
+	layer := c.firstWaited(origin)
+	if layer < 0 {
+		c.book.Lose(origin)
+		return
+	}
+	phase := PhasePrefill
+	if c.book.Rows(origin) > 0 {
+		phase = PhaseTransfer
+	}
+	c.book.Lose(origin)
+	name := c.roster[c.work.Layout.rank(origin)].Name
+	c.ready.Missing = append(c.ready.Missing, Missing{origin, name, code, text, phase, layer})
+}
+
+// violation ends the session because of what the publisher or the driver asked for, and returns err.
+func (c *Contributor) violation(err error) error {
+	c.abort(err)
+	return err
+}
+
+// abort says why and fails. Before a plan there is no session to abort, and closing the link says it.
+func (c *Contributor) abort(err error) {
+	if c.state == contributorGreeting {
+		c.send(PublisherLink, RefuseOf(err))
+	} else if c.plan.Session != (SessionID{}) {
+		c.send(PublisherLink, AbortOf(c.plan.Session, err))
+	}
+	c.fail(err)
+}
+
+func (c *Contributor) fail(err error) {
+	c.ready.Failed = err
+	c.state = contributorOver
+}
+
+func (c *Contributor) finish() {
+	c.ready.Finished = true
+	c.state = contributorOver
+}
+
+func (c *Contributor) send(to int, m Message) {
+	c.ready.Messages = append(c.ready.Messages, Outbound{to, m})
+}
+
+func (c *Contributor) inSession(id SessionID) error {
+	if c.state < contributorTokenising || id != c.plan.Session {
+		return Errorf(CodeSession, "there is no session %v here", id)
+	}
+	return nil
+}

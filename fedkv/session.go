@@ -1,0 +1,195 @@
+package fedkv
+
+import (
+	"fmt"
+	"time"
+)
+
+// A session is run by two deterministic machines, Publisher and Contributor. They own the order of the
+// protocol and every decision: who is in, who is missing and why, what to send, which block may be read, when
+// the participants are frozen and when all rows are here. A driver owns the rest: it moves messages and
+// blocks, evaluates tokens and tells the time. It uses either machine in the same way:
+//
+//	machine.Step(event)      // something happened; an error says what was refused, see Step
+//	ready := machine.Ready() // what is to be done since the last Advance
+//	machine.Advance()        // taken over
+//
+// A machine has no lock, no clock and no randomness: one goroutine at a time, and the same events give the
+// same outputs. Time is a duration since any fixed moment, the same for all events of one machine.
+
+// PublisherLink stands for the publisher in a Contributor's events and outputs: the link is there before the
+// publisher's origin is known.
+const PublisherLink = -1
+
+// Event is something that happened to a participant.
+type Event interface{ event() }
+
+// PeerUp is for Publisher: the device that was asked to be contributor Origin answered with Welcome.
+type PeerUp struct {
+	Origin  int
+	Welcome Welcome
+	ID      string // proved by the link
+	Addr    string // host:port where other contributors reach it
+}
+
+// PeerDown says that a participant is out of reach: it could not be dialled, refused, its link broke, a block
+// of it was cut short or held a value that is not finite. Code and Text say which; Text may be empty.
+type PeerDown struct {
+	Origin int
+	Code   Code
+	Text   string
+}
+
+// Received is a message of the participant From.
+type Received struct {
+	From    int
+	Message Message
+}
+
+// BlockOffered is the header of a block that arrived over From's link, before anything of its payload is
+// read. If Step returns an error, the payload must not be read. Otherwise the rows are reserved for it, and
+// BlockIn or PeerDown has to follow.
+type BlockOffered struct {
+	From   int
+	Header BlockHeader
+}
+
+// BlockIn says that a block's payload is here, complete and finite. Step's error means: throw it away.
+type BlockIn struct {
+	From   int
+	Header BlockHeader
+}
+
+// BlockSent is for Contributor: a block that Blocks had handed out is on its way to To.
+type BlockSent struct {
+	To     int
+	Header BlockHeader
+}
+
+// Joined is for Contributor: a device with this proven identity opened a direct link and sent Join.
+type Joined struct {
+	ID   string
+	Join Join
+}
+
+// Tokenised is for Contributor: the own segment has Count tokens.
+type Tokenised struct{ Count int }
+
+// Tick tells the time. Deadlines pass only with it.
+type Tick struct{ Now time.Duration }
+
+// Stopped ends the session from this side: a person cancelled it, the engine failed, there is no room for it.
+type Stopped struct {
+	Code Code
+	Text string
+}
+
+func (PeerUp) event()       {}
+func (PeerDown) event()     {}
+func (Received) event()     {}
+func (BlockOffered) event() {}
+func (BlockIn) event()      {}
+func (BlockSent) event()    {}
+func (Joined) event()       {}
+func (Tokenised) event()    {}
+func (Tick) event()         {}
+func (Stopped) event()      {}
+
+// Outbound is a message to send.
+type Outbound struct {
+	To      int
+	Message Message
+}
+
+// Phase says how far a participant had come.
+type Phase string
+
+// The phases.
+const (
+	PhaseConnect  Phase = "connect"  // not welcomed yet
+	PhaseSetup    Phase = "setup"    // has its plan, has not said Ready
+	PhasePrefill  Phase = "prefill"  // committed, no row of it is here
+	PhaseTransfer Phase = "transfer" // some of its rows are here
+)
+
+// Missing names a participant that the session goes on without, and why.
+type Missing struct {
+	Origin int
+	Name   string // as it called itself; before it did, as the publisher's owner calls it
+	Code   Code
+	Text   string // one sentence, never empty
+	Phase  Phase
+	Layer  int // first layer of which not all its rows are here; -1 before the prefill
+}
+
+// String is one line for the user.
+func (m Missing) String() string {
+	s := fmt.Sprintf("%s (contributor %d) is missing since %s", m.Name, m.Origin, m.Phase)
+	if m.Layer >= 0 {
+		s += fmt.Sprintf(", layer %d", m.Layer)
+	}
+	return fmt.Sprintf("%s: %s (%v)", s, m.Text, m.Code)
+}
+
+func (m Missing) err() error { return &Error{m.Code, m.String()} }
+
+// reason is the sentence of a code and an optional text.
+func reason(code Code, text string) string { return (&Error{code, text}).Error() }
+
+// Greet answers a Hello: Welcome, with a note if only the weights differ, or Refuse. It fails exactly when it
+// refuses. Every link begins so, direct ones between contributors too.
+func Greet(self, peer Hello) (Message, error) {
+	if err := self.Compatible(peer); err != nil {
+		return RefuseOf(err), err
+	}
+	if peer.Role != RolePublisher && peer.Role != RoleContributor {
+		err := Errorf(CodeProtocol, "the peer says it is %v", peer.Role)
+		return RefuseOf(err), err
+	}
+	return self.Welcome(weightsNote(self, peer)), nil
+}
+
+// weightsNote says aloud that two files of one model hold other weights; it is empty if they do not.
+func weightsNote(self, peer Hello) string {
+	if self.Model.SameWeights(peer.Model) {
+		return ""
+	}
+	return CleanText(fmt.Sprintf("%s and %s run the same model with different weights (another quantisation?): answers will differ a little from a run with one file", self.Name, peer.Name))
+}
+
+// checkTypesOffered reports a row type of the session that a peer did not offer.
+func checkTypesOffered(peer Hello, types WireTypes) error {
+	for _, t := range []Type{types.K, types.V} {
+		if !offers(peer, t) {
+			return Errorf(CodeTypes, "%s does not offer row type %v", peer.Name, t)
+		}
+	}
+	return nil
+}
+
+func offers(h Hello, t Type) bool {
+	for _, o := range h.Types {
+		if o == t {
+			return true
+		}
+	}
+	return false
+}
+
+// checkRows reports the first layer of a schedule whose rows cannot be stored in the session's types.
+func checkRows(shape Shape, types WireTypes, layers Schedule) error {
+	for _, l := range layers.Layers() {
+		if _, _, err := shape.Layers[l].BlockSize(types, 1); err != nil {
+			return Errorf(CodeOf(err), "layer %d: %v", l, err)
+		}
+	}
+	return nil
+}
+
+// waitBy is until when a participant waits for rows of earlier ones. The publisher waits until the deadline;
+// the contributors before it give up earlier, each in turn, so that one straggler does not take the whole
+// chain over the deadline with it: half of the time is everybody's, the other half is shared out by rank.
+func waitBy(start, deadline time.Duration, rank, participants int) time.Duration {
+	steps := time.Duration(2 * max(1, participants-1))
+	return start + (deadline-start)*(time.Duration(participants-1+rank))/steps
+}
