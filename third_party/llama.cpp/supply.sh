@@ -4,8 +4,8 @@
 #   supply.sh fetch         download the source package, check its hash, unpack it to src/
 #   supply.sh patch         apply patches/ to the source; nothing happens when they are applied already
 #   supply.sh patch-check   prove that the patches apply to the pristine source, and that a second apply changes nothing
-#   supply.sh build         build the static libraries into build/ (does the two steps above first)
-#   supply.sh tests         build llama.cpp's own tests on the patched library into build-tests/
+#   supply.sh build         build the static libraries into build/ (does fetch and patch first)
+#   supply.sh tests NAME…   build some of llama.cpp's own tests on the patched library, to build/bin/
 #
 # Environment: LLAMA_CPP_DIR  a checkout of one's own instead of the package (it is patched in place)
 #              GGML_NATIVE    ON (default) or OFF: code for this CPU only, or for any of its architecture
@@ -17,49 +17,48 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=lock.env
 source "$here/lock.env"
 
-src=${LLAMA_CPP_DIR:-$here/src}
-build=$here/build
-jobs=${JOBS:-$(nproc)}
-
 say() { printf 'llama.cpp: %s\n' "$*" >&2; }
 die() {
 	say "$*"
 	exit 1
 }
 
-# unpack DIR: the pristine source of the locked package, from the download cache or the package index
+src=$here/src
+if [[ -n ${LLAMA_CPP_DIR:-} ]]; then
+	[[ -f $LLAMA_CPP_DIR/include/llama.h ]] ||
+		die "LLAMA_CPP_DIR=$LLAMA_CPP_DIR is not a llama.cpp checkout (no include/llama.h)"
+	src=$(cd "$LLAMA_CPP_DIR" && pwd)
+fi
+build=$here/build
+jobs=${JOBS:-$(nproc)}
+
+# unpack DIR FILE...: the named files of the pristine source, all of them without a name
 unpack() {
+	local dir=$1 files=("${@:2}")
 	local archive=$here/download/${LLAMA_PACKAGE//-/_}-$LLAMA_VERSION.tar.gz
-	if ! sha256sum --status -c - 2>/dev/null <<<"$LLAMA_SHA256  $archive"; then
-		say "fetching $LLAMA_PACKAGE $LLAMA_VERSION (about 75 MB)"
-		mkdir -p "$here/download"
-		local log=$here/download/pip.log
-		# the hash is checked by pip before it looks into the archive, and again below
-		printf '%s==%s --hash=sha256:%s\n' "$LLAMA_PACKAGE" "$LLAMA_VERSION" "$LLAMA_SHA256" >"$here/download/lock.txt"
-		python3 -m pip download --no-deps --no-binary "$LLAMA_PACKAGE" --require-hashes -r "$here/download/lock.txt" \
-			-d "$here/download" >"$log" 2>&1 || {
-			tail -n 20 "$log" >&2
-			die "pip could not download $LLAMA_PACKAGE $LLAMA_VERSION; the whole log is $log"
-		}
-		sha256sum --status -c - <<<"$LLAMA_SHA256  $archive" || die "wrong sha256 of $archive, expected $LLAMA_SHA256"
+	local root=${LLAMA_PACKAGE//-/_}-$LLAMA_VERSION/vendor/llama.cpp
+	"$here/../fetch-package.sh" sdist "$LLAMA_PACKAGE" "$LLAMA_VERSION" "$LLAMA_SHA256" "$archive"
+	rm -rf "$dir.tmp" "$dir"
+	mkdir -p "$dir.tmp"
+	if ((${#files[@]} == 0)); then
+		files=("")
 	fi
-	local tmp=$1.tmp
-	rm -rf "$tmp" "$1"
-	mkdir -p "$tmp"
-	tar -xzf "$archive" -C "$tmp" --strip-components=3 "${LLAMA_PACKAGE//-/_}-$LLAMA_VERSION/vendor/llama.cpp"
-	# leftovers of the packager's submodule: they would point git at a repository that is not there
-	rm -f "$tmp/.git"
-	mv "$tmp" "$1"
+	tar -xzf "$archive" -C "$dir.tmp" --strip-components=3 "${files[@]/#/$root/}"
+	# leftover of the packager's submodule: it would point git at a repository that is not there
+	rm -f "$dir.tmp/.git"
+	mv "$dir.tmp" "$dir"
 }
 
 fetch() {
 	if [[ -n ${LLAMA_CPP_DIR:-} ]]; then
-		[[ -f $src/include/llama.h ]] || die "LLAMA_CPP_DIR=$src is not a llama.cpp checkout (no include/llama.h)"
 		return
 	fi
-	if [[ $(cat "$src/.locked" 2>/dev/null) != "$LLAMA_SHA256" ]]; then
+	# a changed patch starts from the pristine source again; tar restores its dates, so only patched files recompile
+	local want
+	want="$LLAMA_SHA256 $(cat "$here"/patches/*.patch | sha256sum | cut -d ' ' -f 1)"
+	if [[ $(cat "$src/.locked" 2>/dev/null) != "$want" ]]; then
 		unpack "$src"
-		printf '%s\n' "$LLAMA_SHA256" >"$src/.locked"
+		printf '%s\n' "$want" >"$src/.locked"
 	fi
 }
 
@@ -77,83 +76,105 @@ apply() {
 	done
 }
 
-changed_lines() { cat "$here"/patches/*.patch | grep -c '^[-+][^-+]' || true; }
+# files and lines of upstream that the patches change; every added or removed line counts
+changed_files() { sed -n 's|^--- a/||p' "$here"/patches/*.patch | sort -u; }
+changed_lines() { cat "$here"/patches/*.patch | grep '^[-+]' | grep -c -v -e '^--- a/' -e '^+++ b/'; }
+
+digest() { (cd "$1" && find . -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum); }
 
 patch_check() {
-	local dir=$here/check
-	unpack "$dir"
+	local dir=$here/check files
+	mapfile -t files < <(changed_files)
 	trap 'rm -rf "$here/check"' EXIT
+	unpack "$dir" "${files[@]}"
 	apply "$dir"
 	local once twice
-	once=$(cd "$dir" && find . -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum)
+	once=$(digest "$dir")
 	apply "$dir"
-	twice=$(cd "$dir" && find . -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum)
+	twice=$(digest "$dir")
 	[[ $once == "$twice" ]] || die "applying the patches twice changed the source"
 	local n
 	n=$(changed_lines)
 	((n < 60)) || die "the patches change $n upstream lines, allowed are fewer than 60"
-	say "patches apply to $LLAMA_PACKAGE $LLAMA_VERSION, twice is once, $n upstream lines changed"
+	say "patches apply to $LLAMA_PACKAGE $LLAMA_VERSION, twice is once; $n lines in ${#files[@]} upstream files changed"
 }
 
-# configure DIR ARGS...: cmake once per set of arguments
+# configure: cmake once per set of arguments. New arguments keep the objects: ninja knows which ones they change.
 configure() {
-	local dir=$1
-	shift
-	local args=(-S "$src" -B "$dir" -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF
+	local args=(-S "$src" -B "$build" -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF
 		-DLLAMA_FED_DIR="$here/fed" -DGGML_NATIVE="${GGML_NATIVE:-ON}" -DGGML_OPENMP=OFF
-		-DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_COMMON=ON -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF
-		-DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_APP=OFF "$@")
+		-DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_COMMON=ON -DLLAMA_BUILD_TESTS=ON -DLLAMA_BUILD_TOOLS=OFF
+		-DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_APP=OFF)
+	if [[ -z ${LLAMA_CPP_DIR:-} ]]; then
+		args+=(-DLLAMA_BUILD_COMMIT="$LLAMA_COMMIT" -DLLAMA_BUILD_NUMBER=0)
+		# or llama.cpp's scripts would take the commit of the repository around it for their own
+		export GIT_CEILING_DIRECTORIES=$here
+	fi
 	if command -v ninja >/dev/null; then
 		args+=(-G Ninja)
 	fi
 	if command -v ccache >/dev/null; then
 		args+=(-DCMAKE_C_COMPILER_LAUNCHER=ccache -DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+		# relative paths, so that two clones share what was compiled
+		export CCACHE_BASEDIR=${here%/*/*}
 	fi
-	# shellcheck disable=SC2086 # LLAMA_CMAKE is a list
+	# shellcheck disable=SC2206 # LLAMA_CMAKE is a list
 	args+=(${LLAMA_CMAKE:-})
-	if [[ -f $dir/CMakeCache.txt && $(cat "$dir/.configured" 2>/dev/null) == "${args[*]}" ]]; then
+	if [[ -f $build/CMakeCache.txt && $(cat "$build/.configured" 2>/dev/null) == "${args[*]}" ]]; then
 		return
 	fi
-	rm -rf "$dir"
-	mkdir -p "$dir"
-	cmake "${args[@]}" >"$dir/configure.log" 2>&1 || {
-		tail -n 30 "$dir/configure.log" >&2
-		die "cmake failed; the whole log is $dir/configure.log"
+	# archives of another source must not survive: merge takes all that it finds
+	if [[ $(cat "$build/.source" 2>/dev/null) != "$src $LLAMA_SHA256" ]]; then
+		rm -rf "$build"
+	fi
+	mkdir -p "$build"
+	rm -rf "$build/CMakeCache.txt" "$build/CMakeFiles" "$build/.configured"
+	cmake "${args[@]}" >"$build/configure.log" 2>&1 || {
+		tail -n 30 "$build/configure.log" >&2
+		die "cmake failed; the whole log is $build/configure.log"
 	}
-	printf '%s' "${args[*]}" >"$dir/.configured"
+	printf '%s' "$src $LLAMA_SHA256" >"$build/.source"
+	printf '%s' "${args[*]}" >"$build/.configured"
+}
+
+# compile TARGET...: silent when there is nothing to do
+compile() {
+	configure
+	if [[ -f $build/build.ninja ]] && ninja -C "$build" -n "$@" | grep -q 'no work to do'; then
+		return
+	fi
+	say "compiling $* with $jobs jobs (the library takes minutes the first time)"
+	cmake --build "$build" -j "$jobs" --target "$@"
 }
 
 # merge: one archive with every object that the Go binding links
-merge() {
-	local out=$build/libfedllama.a libs lib
-	libs=$(find "$build" -name '*.a' ! -name libfedllama.a | sort)
-	if [[ -f $out && -z $(find "$build" -name '*.a' -newer "$out" ! -name libfedllama.a) ]]; then
+merge() (
+	cd "$build"
+	out=libfedllama.a
+	if [[ -f $out && -z $(find . -name '*.a' -newer $out ! -name $out) ]]; then
 		return
 	fi
 	{
 		echo "create $out.tmp"
-		for lib in $libs; do echo "addlib $lib"; done
+		find . -name '*.a' ! -name $out | sort | sed 's/^/addlib /'
 		echo save
 		echo end
 	} | ar -M
-	mv "$out.tmp" "$out"
-}
+	mv $out.tmp $out
+)
 
 build() {
 	fetch
 	apply "$src"
-	configure "$build" -DLLAMA_BUILD_TESTS=OFF
-	say "building with $jobs jobs (a few minutes the first time)"
-	cmake --build "$build" -j "$jobs" --target llama llama-common
+	compile llama llama-common
 	merge
 }
 
 tests() {
+	(($# > 0)) || die "tests: which ones?"
 	fetch
 	apply "$src"
-	configure "$here/build-tests" -DLLAMA_BUILD_TESTS=ON
-	say "building llama.cpp's own tests with $jobs jobs"
-	cmake --build "$here/build-tests" -j "$jobs" --target "$@"
+	compile "$@"
 }
 
 case ${1:-} in
@@ -166,7 +187,7 @@ tests)
 	tests "$@"
 	;;
 *)
-	sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+	sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
 	exit 2
 	;;
 esac

@@ -1,0 +1,123 @@
+# GNU make. `make help` lists the targets; every one of them brings what it needs and does nothing twice.
+#
+# Variables: JOBS=N                parallel C++ compilers (all cores)
+#            GGML_NATIVE=OFF       code for any CPU of this architecture, not for this one only (ON)
+#            LLAMA_CPP_DIR=DIR     your own llama.cpp checkout instead of the pinned package; it is patched in place
+#            LLAMA_CMAKE='-D…'     further cmake arguments for llama.cpp
+#            TESTFLAGS='-run X'    further arguments for go test
+#            VERSION=X             the version that the binary reports (git describe)
+
+SHELL       := bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS   += --no-builtin-rules --no-print-directory
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+JOBS        ?= $(shell nproc)
+GGML_NATIVE ?= ON
+export JOBS GGML_NATIVE LLAMA_CPP_DIR LLAMA_CMAKE
+
+ifndef VERSION
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+endif
+
+include models/lock.env
+MODEL ?= models/$(MODEL_FILE)
+
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+# our own sources; what third_party brings in is not ours to format
+GO_FILES     = $(shell find . -name '*.go' -not -path './third_party/*')
+CXX_FILES    = $(wildcard $(foreach dir,third_party/llama.cpp/fed third_party/go-llama.cpp/overlay llama,$(dir)/*.h $(dir)/*.cpp))
+SHELL_FILES  = .ci/run $(wildcard third_party/*.sh third_party/llama.cpp/*.sh third_party/go-llama.cpp/*.sh models/*.sh demo/*.sh)
+
+##@ Use
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^##@/ { print substr($$0, 5) ":" } /^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: demo
+demo: build model ## three nodes with three private texts answer one question
+	@demo/run.sh bin/fedattn $(MODEL)
+
+.PHONY: build
+build: lib ## bin/fedattn
+	@go build -buildvcs=false -ldflags '-X main.version=$(VERSION)' -o bin/fedattn ./cmd/fedattn
+
+.PHONY: model
+model: tools ## the model of the demo and the tests, 92 MB, into models/
+	@models/fetch.sh >/dev/null
+
+##@ Test
+.PHONY: test
+test: lib model patch-check ## Go, cgo and real-model tests, then the same without cgo
+	@echo 'go vet'
+	@go vet ./...
+	@echo 'go test'
+	@go test -timeout 20m $(TESTFLAGS) ./...
+	@echo 'go vet, go test without cgo'
+	@CGO_ENABLED=0 go vet ./...
+	@CGO_ENABLED=0 go test $(TESTFLAGS) ./...
+
+.PHONY: test-upstream
+test-upstream: lib model ## llama.cpp's own architecture, cache and state tests on the patched library
+	@third_party/llama.cpp/test-upstream.sh models/$(MODEL_FILE)
+
+.PHONY: patch-check
+patch-check: tools ## the patch applies to the pristine llama.cpp, and twice is once
+	@third_party/llama.cpp/supply.sh patch-check
+
+.PHONY: lint
+lint: lib .ci/tools/installed ## gofmt, go vet, staticcheck, clang-format, shellcheck
+	@echo 'gofmt'
+	@files=$$(gofmt -l -s $(GO_FILES)); [[ -z $$files ]] || { printf 'not formatted (make format does it): %s\n' $$files; exit 1; }
+	@echo 'clang-format'
+	@.ci/tools/clang_format/data/bin/clang-format --dry-run -Werror $(CXX_FILES)
+	@echo 'shellcheck'
+	@PATH=$$PWD/.ci/tools/bin:$$PATH; if command -v shellcheck >/dev/null; then shellcheck -x -P SCRIPTDIR $(SHELL_FILES); else echo 'shellcheck is not here: skipped'; fi
+	@echo 'go vet'
+	@go vet ./...
+	@CGO_ENABLED=0 go vet ./...
+	@echo 'staticcheck'
+	@go run $(STATICCHECK) ./...
+
+.PHONY: format
+format: .ci/tools/installed ## gofmt and clang-format, in place
+	@gofmt -s -w $(GO_FILES)
+	@.ci/tools/clang_format/data/bin/clang-format -i $(CXX_FILES)
+
+##@ Parts
+.PHONY: lib
+lib: deps ## llama.cpp with the federated cache, a static library
+	@third_party/llama.cpp/supply.sh build
+
+.PHONY: deps
+deps: tools ## system packages, llama.cpp's source with our patch, go-llama.cpp
+	@third_party/llama.cpp/supply.sh patch
+	@third_party/go-llama.cpp/supply.sh
+
+# what the other targets need from the system; Go itself is the user's choice
+.PHONY: tools
+tools:
+	@third_party/system-packages.sh cxx cmake ninja patch python3 pip
+	@command -v go >/dev/null || { echo 'Go 1.26 or newer is missing: install it from your distribution or the Go project'; exit 1; } >&2
+	@go list -m >/dev/null
+
+# linters of exact versions, for this checkout only
+.ci/tools/installed: .ci/tools.txt | tools
+	@echo 'installing clang-format and shellcheck into .ci/tools'
+	@rm -rf .ci/tools
+	@if python3 -m pip --version >/dev/null 2>&1; then pip='python3 -m pip'; else pip=pip3; fi; \
+		PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore $$pip install --quiet --no-input --no-deps \
+		--only-binary :all: --require-hashes --target .ci/tools -r $<
+	@touch $@
+
+##@ Clean
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin third_party/llama.cpp/build third_party/llama.cpp/check
+
+.PHONY: distclean
+distclean: clean ## and what was downloaded
+	rm -rf third_party/llama.cpp/src third_party/llama.cpp/download third_party/go-llama.cpp/src .ci/tools models/*.gguf
