@@ -59,8 +59,8 @@ type Outgoing struct {
 	To     []int // PublisherLink or later origins, ascending
 }
 
-// JoinAnswer decides about a Joined event that Step took: the device is contributor Origin, or refused for
-// Err. An event that Step did not take is refused for Step's error and has no JoinAnswer.
+// JoinAnswer decides about a Joined event: the device is contributor Origin, or refused for Err. Every event
+// has one answer.
 type JoinAnswer struct {
 	ID     string
 	Origin int
@@ -83,7 +83,7 @@ type ContributorReady struct {
 	// the Join that is among Messages. Who cannot be reached is reported as PeerDown.
 	Dial []Participant
 
-	// Joins answers Joined events: at once, or at the commit those that came before it.
+	// Joins answers Joined events: at once, or those that came before the commit then.
 	Joins []JoinAnswer
 
 	// Start is set once, at the commit: evaluate the segment.
@@ -175,9 +175,11 @@ func NewContributor(cfg ContributorConfig) (*Contributor, error) {
 // the consequences.
 func (c *Contributor) Step(e Event) error {
 	if c.state == contributorOver {
-		switch e.(type) {
-		case Tick, PeerDown, Stopped, BlockSent:
+		if farewell(e) {
 			return nil
+		}
+		if j, ok := e.(Joined); ok {
+			return c.join(j)
 		}
 		return Errorf(CodeSession, "the session is over")
 	}
@@ -496,7 +498,7 @@ func (c *Contributor) commit(m Commit) error {
 		c.ready.Start = &work
 	}
 	for _, j := range c.waiting {
-		c.admit(j, c.mayJoin(j))
+		_ = c.admit(j, c.mayJoin(j)) // answered in Ready
 	}
 	c.waiting = nil
 	return nil
@@ -533,26 +535,24 @@ func (c *Contributor) place(m Commit, layout Layout) (Segment, error) {
 // commit sooner.
 func (c *Contributor) join(e Joined) error {
 	switch {
-	case c.state < contributorTokenising || e.Join.Session != c.plan.Session:
-		return Errorf(CodeSession, "there is no session %v here", e.Join.Session)
+	case c.state < contributorTokenising || c.state == contributorOver || e.Join.Session != c.plan.Session:
+		return c.admit(e, Errorf(CodeSession, "there is no session %v here", e.Join.Session))
 	case c.state >= contributorWorking:
-		err := c.mayJoin(e)
-		if err == nil {
-			c.admit(e, nil)
-		}
-		return err
+		return c.admit(e, c.mayJoin(e))
 	case len(c.waiting) >= MaxParticipants:
-		return Errorf(CodeBusy, "too many devices join")
+		return c.admit(e, Errorf(CodeBusy, "too many devices join"))
 	}
 	c.waiting = append(c.waiting, e)
 	return nil
 }
 
-func (c *Contributor) admit(e Joined, err error) {
-	if err == nil {
+// admit answers a Joined event and returns the refusal.
+func (c *Contributor) admit(e Joined, refusal error) error {
+	if refusal == nil {
 		c.others[e.Join.Origin].joined = true
 	}
-	c.ready.Joins = append(c.ready.Joins, JoinAnswer{e.ID, e.Join.Origin, err})
+	c.ready.Joins = append(c.ready.Joins, JoinAnswer{e.ID, e.Join.Origin, refusal})
+	return refusal
 }
 
 // mayJoin lets in only earlier contributors of the committed roster, each once and with the key that the
@@ -734,12 +734,21 @@ func (c *Contributor) abort(err error) {
 
 func (c *Contributor) fail(err error) {
 	c.ready.Failed = err
-	c.state = contributorOver
+	c.over()
 }
 
 func (c *Contributor) finish() {
 	c.ready.Finished = true
+	c.over()
+}
+
+// over ends everything here, joins that still wait for a commit included.
+func (c *Contributor) over() {
 	c.state = contributorOver
+	for _, j := range c.waiting {
+		_ = c.join(j) // answered in Ready
+	}
+	c.waiting = nil
 }
 
 func (c *Contributor) send(to int, m Message) {

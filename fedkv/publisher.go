@@ -159,8 +159,7 @@ func (c *PublisherConfig) room() int {
 // out, who is late or repeats itself is ignored); the driver need not do more than log it.
 func (p *Publisher) Step(e Event) error {
 	if p.state == publisherOver {
-		switch e.(type) {
-		case Tick, PeerDown, Stopped:
+		if farewell(e) {
 			return nil
 		}
 		return Errorf(CodeSession, "the session is over")
@@ -359,6 +358,9 @@ func (p *Publisher) receive(from int, m Message) error {
 		return nil
 	}
 	if peer.state == peerOut {
+		if farewell(Received{from, m}) {
+			return nil
+		}
 		return Errorf(CodeLost, "the session goes on without contributor %d", from)
 	}
 	switch m := m.(type) {

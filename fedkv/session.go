@@ -136,6 +136,21 @@ func (m Missing) err() error { return &Error{m.Code, m.String()} }
 // reason is the sentence of a code and an optional text.
 func reason(code Code, text string) string { return (&Error{code, text}).Error() }
 
+// farewell reports whether an event may come when a participant's part is over: what says that it is, or was
+// under way when it ended. It is then ignored.
+func farewell(e Event) bool {
+	switch e := e.(type) {
+	case Tick, PeerDown, Stopped, BlockSent:
+		return true
+	case Received:
+		switch e.Message.(type) {
+		case Refuse, Abort, Done, Receipt, Ping:
+			return true
+		}
+	}
+	return false
+}
+
 // Greet answers a Hello: Welcome, with a note if only the weights differ, or Refuse. It fails exactly when it
 // refuses. Every link begins so, direct ones between contributors too.
 func Greet(self, peer Hello) (Message, error) {
