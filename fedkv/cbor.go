@@ -47,8 +47,8 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// AppendMessage appends a whole frame. It fails, and appends nothing, if a field is outside its limits or
-// the frame would be longer than MaxControlMessage.
+// AppendMessage appends a whole frame. It fails if a field is outside its limits; if none is, the frame is
+// within MaxControlMessage.
 func AppendMessage(b []byte, m Message) ([]byte, error) {
 	if err := m.validate(); err != nil {
 		return nil, Errorf(CodeInternal, "%v: %v", m.messageType(), err)
@@ -57,11 +57,10 @@ func AppendMessage(b []byte, m Message) ([]byte, error) {
 	if err != nil {
 		return nil, Errorf(CodeInternal, "%v: %v", m.messageType(), err)
 	}
-	length := 2 + len(body)
-	if length > MaxControlMessage {
-		return nil, Errorf(CodeInternal, "%v: %d bytes, must be at most %d", m.messageType(), length, MaxControlMessage)
+	if most := maxBody[m.messageType()]; len(body) > most {
+		return nil, Errorf(CodeInternal, "%v: a body of %d bytes, must be at most %d", m.messageType(), len(body), most)
 	}
-	b = binary.BigEndian.AppendUint32(b, uint32(length))
+	b = binary.BigEndian.AppendUint32(b, uint32(2+len(body)))
 	b = binary.BigEndian.AppendUint16(b, uint16(m.messageType()))
 	return append(b, body...), nil
 }

@@ -9,8 +9,8 @@ import (
 // the normative description; this file draws the fixed parts.
 //
 // A control frame carries one message. Length counts what follows it: 2 bytes of type and the body, one CBOR
-// map with integer keys. It is at most MaxControlMessage. The largest body of each type is the constant
-// beside it.
+// map with integer keys. It is at most MaxControlMessage; maxBody has the most that this version sends of each
+// message, and a later version may send more.
 //
 //	 0                   1                   2                   3
 //	 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
@@ -61,7 +61,7 @@ const (
 // MessageType is the number of a message in its frame. Numbers are never used again.
 type MessageType uint16
 
-// The messages of version 1, and the largest body that each can have.
+// The messages of version 1.
 const (
 	MessageHello   MessageType = 1
 	MessageWelcome MessageType = 2
@@ -75,6 +75,21 @@ const (
 	MessageReceipt MessageType = 10
 	MessagePing    MessageType = 11
 )
+
+// maxBody is the bytes of the largest body of each message, every field at its limit.
+var maxBody = [...]int{
+	MessageHello:   425,
+	MessageWelcome: 941,
+	MessageRefuse:  521,
+	MessagePlan:    23048,
+	MessageReady:   25,
+	MessageCommit:  27322,
+	MessageJoin:    22,
+	MessageDone:    55,
+	MessageAbort:   539,
+	MessageReceipt: 144,
+	MessagePing:    13,
+}
 
 var messageNames = [...]string{
 	MessageHello:   "hello",
