@@ -194,7 +194,7 @@ func (c *Contributor) step(e Event) error {
 		c.tick(e.Now)
 		return nil
 	case Stopped:
-		c.abort(&Error{e.Code, reason(e.Code, e.Text)})
+		c.abort(cause(e.Code, e.Text, CodeCancelled))
 		return nil
 	case PeerDown:
 		c.peerDown(e)
@@ -669,15 +669,16 @@ func (c *Contributor) tick(now time.Duration) {
 }
 
 func (c *Contributor) peerDown(e PeerDown) {
+	why := cause(e.Code, e.Text, CodeLost)
 	if e.Origin != PublisherLink {
-		c.lose(e.Origin, e.Code, reason(e.Code, e.Text))
+		c.lose(e.Origin, why.Code, why.Text)
 		return
 	}
 	if c.state == contributorSent {
 		c.finish()
 		return
 	}
-	c.fail(&Error{e.Code, "the publisher is gone: " + reason(e.Code, e.Text)})
+	c.fail(&Error{why.Code, "the publisher is gone: " + why.Text})
 }
 
 // firstWaited is the first layer at which rows of a live earlier contributor are still waited for, or -1.

@@ -175,7 +175,7 @@ func (p *Publisher) step(e Event) error {
 		p.tick(e.Now)
 		return nil
 	case Stopped:
-		p.fail(&Error{e.Code, reason(e.Code, e.Text)})
+		p.fail(cause(e.Code, e.Text, CodeCancelled))
 		return nil
 	case PeerUp:
 		return p.peerUp(e)
@@ -342,7 +342,8 @@ func (p *Publisher) peerDown(e PeerDown) error {
 		return err
 	}
 	peer.linked = false
-	p.out(e.Origin, e.Code, reason(e.Code, e.Text), false)
+	why := cause(e.Code, e.Text, CodeLost)
+	p.out(e.Origin, why.Code, why.Text, false)
 	return nil
 }
 

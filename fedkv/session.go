@@ -33,7 +33,8 @@ type PeerUp struct {
 }
 
 // PeerDown says that a participant is out of reach: it could not be dialled, refused, its link broke, a block
-// of it was cut short or held a value that is not finite. Code and Text say which; Text may be empty.
+// of it was cut short or held a value that is not finite. Code and Text say which; Text may be empty, and code
+// 0 is CodeLost.
 type PeerDown struct {
 	Origin int
 	Code   Code
@@ -78,7 +79,8 @@ type Tokenised struct{ Count int }
 // Tick tells the time. Deadlines pass only with it.
 type Tick struct{ Now time.Duration }
 
-// Stopped ends the session from this side: a person cancelled it, the engine failed, there is no room for it.
+// Stopped ends the session from this side: a person cancelled it (code 0 too), the engine failed, there is no
+// room for it.
 type Stopped struct {
 	Code Code
 	Text string
@@ -133,8 +135,13 @@ func (m Missing) String() string {
 
 func (m Missing) err() error { return &Error{m.Code, m.String()} }
 
-// reason is the sentence of a code and an optional text.
-func reason(code Code, text string) string { return (&Error{code, text}).Error() }
+// cause is why a participant went, as the driver saw it: a link that just ended has no code of its own.
+func cause(code Code, text string, otherwise Code) *Error {
+	if code == 0 {
+		code = otherwise
+	}
+	return &Error{code, (&Error{code, text}).Error()}
+}
 
 // farewell reports whether an event may come when a participant's part is over: what says that it is, or was
 // under way when it ended. It is then ignored.

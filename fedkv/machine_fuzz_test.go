@@ -1,0 +1,139 @@
+package fedkv
+
+import (
+	"testing"
+	"time"
+)
+
+// FuzzSession steps both machines through any events: they may refuse, but never panic, never say anything
+// that the wire would not take, and never end in two ways.
+func FuzzSession(f *testing.F) {
+	f.Add([]byte{0, 0, 1, 0, 3, 5, 4, 0, 5, 0, 1, 6, 0, 1})
+	f.Add([]byte{1, 1, 0, 0, 0, 2, 4, 3, 200, 2, 5, 0, 0, 9, 9, 9, 7, 0})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		next := func() int {
+			if len(data) == 0 {
+				return 0
+			}
+			b := data[0]
+			data = data[1:]
+			return int(b)
+		}
+		small := func() int { return next()%6 - 1 }
+		session := func() SessionID {
+			id := bookSession
+			if next()%8 == 7 {
+				id[0]++
+			}
+			return id
+		}
+		spec := []string{"gather", "lockstep", "H=2", "contributors=0;publisher=1-", "none"}[next()%5]
+		cfg := publisherConfig(t, spec, next()%4)
+		p, err := NewPublisher(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := NewContributor(contributorConfig())
+		if err != nil {
+			t.Fatal(err)
+		}
+		hello := func() Hello { return machineHello("peer", Role(next()%3)) }
+		plan := lockstepPlan(t)
+		plan.Schedules = cfg.Schedules
+		message := func() Message {
+			switch next() % 11 {
+			case 0:
+				return hello()
+			case 1:
+				return hello().Welcome("")
+			case 2:
+				return Refuse{Code(next()), ""}
+			case 3:
+				m := plan
+				m.Session, m.Origin, m.MaxTokens = session(), small(), small()
+				return m
+			case 4:
+				return Ready{session(), small()}
+			case 5:
+				m := lockstepCommit()
+				m.Session = session()
+				if next()%4 == 3 {
+					m.Roster[next()%4].Tokens = small()
+				}
+				return m
+			case 6:
+				return Join{session(), small()}
+			case 7:
+				return Done{Session: session()}
+			case 8:
+				return Abort{session(), Code(next()), ""}
+			case 9:
+				return Receipt{Session: session()}
+			}
+			return Ping{uint64(next()), next()%2 == 0}
+		}
+		header := func() BlockHeader {
+			h := bookHeader(small(), small(), small(), small())
+			h.Session = session()
+			return h
+		}
+		publisherEnds, contributorEnds := 0, 0
+		now := time.Duration(0)
+		for len(data) > 0 {
+			var e Event
+			switch next() % 11 {
+			case 0:
+				e = PeerUp{small(), machineHello("peer", RoleContributor).Welcome(""), "key", "a:1"}
+			case 1:
+				e = PeerDown{small(), Code(next()), ""}
+			case 2, 3, 4:
+				e = Received{small(), message()}
+			case 5:
+				e = BlockOffered{small(), header()}
+			case 6:
+				e = BlockIn{small(), header()}
+			case 7:
+				e = BlockSent{small(), header()}
+			case 8:
+				e = Joined{"key-" + string(rune('0'+next()%5)), Join{session(), small()}}
+			case 9:
+				e = Tokenised{small()}
+			case 10:
+				now += time.Duration(next()) * 100 * time.Millisecond
+				e = Tick{now}
+			}
+			_, _ = p.Step(e), c.Step(e)
+			if next()%4 == 0 {
+				_, _ = c.Blocks(small(), small(), small())
+			}
+			_, _, _, _ = p.Pending(small()), c.Pending(small()), p.Shift(small()), p.Missing()
+			for _, deadline := range []func() (time.Duration, bool){p.Deadline, c.Deadline} {
+				if at, ok := deadline(); ok && at <= now && now > 0 {
+					t.Fatalf("it is %v and a deadline at %v has not passed", now, at)
+				}
+			}
+			pr, cr := p.Ready(), c.Ready()
+			p.Advance()
+			c.Advance()
+			for _, list := range [][]Outbound{pr.Messages, cr.Messages} {
+				for _, m := range list {
+					if _, err := AppendMessage(nil, m.Message); err != nil {
+						t.Fatalf("%T is not valid: %v", m.Message, err)
+					}
+				}
+			}
+			if pr.Failed != nil {
+				publisherEnds++
+			}
+			if cr.Failed != nil {
+				contributorEnds++
+			}
+			if cr.Finished {
+				contributorEnds++
+			}
+			if publisherEnds > 1 || contributorEnds > 1 {
+				t.Fatal("ended twice")
+			}
+		}
+	})
+}
