@@ -17,16 +17,6 @@ import (
 	"fedattn/fedkv"
 )
 
-// Outputs says whose logits an evaluation keeps.
-type Outputs int
-
-// Logits of no token, of the last one, of all.
-const (
-	NoOutputs Outputs = iota
-	LastOutput
-	AllOutputs
-)
-
 // cellPadding: llama.cpp attends to a multiple of this many cells, so that caches of other sizes sum in the same order.
 const cellPadding = 256
 
@@ -169,9 +159,9 @@ func (c *Context) enter() (leave func(), err error) {
 }
 
 // Eval runs tokens, at positions pos, pos+1, …, through the layers in micro-batches and keeps their rows in the caches.
-// If hook is not nil it is called at its layers, once per micro-batch. After a hook that stopped the pass there are no
+// Logits are kept of the last outputs tokens. If hook is not nil it is called at its layers, once per micro-batch. After a hook that stopped the pass there are no
 // logits.
-func (c *Context) Eval(tokens []fedkv.Token, pos int, outputs Outputs, hook *Hook) error {
+func (c *Context) Eval(tokens []fedkv.Token, pos int, outputs int, hook *Hook) error {
 	if c.inHook.Load() {
 		return fmt.Errorf("llama: Eval inside a layer hook")
 	}
@@ -180,12 +170,11 @@ func (c *Context) Eval(tokens []fedkv.Token, pos int, outputs Outputs, hook *Hoo
 		return err
 	}
 	defer leave()
-	wanted := map[Outputs]int{NoOutputs: 0, LastOutput: 1, AllOutputs: len(tokens)}[outputs]
 	switch {
 	case len(tokens) == 0 || pos < 0:
 		return fmt.Errorf("llama: Eval of %d tokens at position %d", len(tokens), pos)
-	case wanted > c.spec.Outputs:
-		return fmt.Errorf("llama: logits of %d tokens, the context keeps %d", wanted, c.spec.Outputs)
+	case outputs < 0 || outputs > min(len(tokens), c.spec.Outputs):
+		return fmt.Errorf("llama: logits of %d of %d tokens, the context keeps %d", outputs, len(tokens), c.spec.Outputs)
 	}
 	vocabulary := fedkv.Token(c.model.Vocabulary())
 	for i, t := range tokens {
@@ -212,7 +201,7 @@ func (c *Context) Eval(tokens []fedkv.Token, pos int, outputs Outputs, hook *Hoo
 	switch status {
 	case 0:
 		if !c.hook.stopped {
-			c.outputs = wanted
+			c.outputs = outputs
 		}
 		return nil
 	case 1:

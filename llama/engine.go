@@ -41,12 +41,12 @@ func (e *Engine) Open(spec fedkv.CacheSpec) (node.Cache, error) {
 // cache is a Context behind node's interface.
 type cache struct{ *Context }
 
-func (c cache) Eval(tokens []fedkv.Token, pos int, outputs node.Outputs, hook *node.Hook) error {
+func (c cache) Eval(tokens []fedkv.Token, pos, outputs int, hook *node.Hook) error {
 	var h *Hook
 	if hook != nil {
 		h = &Hook{Layers: hook.Layers, OnLayer: hook.OnLayer}
 	}
-	return c.Context.Eval(tokens, pos, Outputs(outputs), h)
+	return c.Context.Eval(tokens, pos, outputs, h)
 }
 
 // sampler is a Sampler behind node's interface.
@@ -67,4 +67,13 @@ func (e *Engine) Sampler(s Sampling) (choose node.Sampler, release func() error,
 		return nil, nil, err
 	}
 	return sampler{own}, own.Close, nil
+}
+
+// OpenPlain is a cache for one process that evaluates everything itself.
+func (e *Engine) OpenPlain(cells, microBatch, outputs int) (node.Cache, error) {
+	c, err := e.NewPlainContext(cells, microBatch, outputs)
+	if err != nil {
+		return nil, err
+	}
+	return cache{c}, nil
 }

@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime"
 	"sync"
 	"unsafe"
 
@@ -40,10 +39,6 @@ func Load(path string, params ModelParams) (*Model, error) {
 	if err := checkMagic(path); err != nil {
 		return nil, err
 	}
-	runtime.LockOSThread() // the log's last error line belongs to the thread
-	defer runtime.UnlockOSThread()
-
-	C.shim_log_init()
 	opts := []golama.ModelOption{golama.SetMMap(!params.NoMMap)}
 	if params.MLock {
 		opts = append(opts, golama.EnableMLock)
@@ -51,7 +46,10 @@ func Load(path string, params ModelParams) (*Model, error) {
 	binding, err := golama.New(path, opts...)
 	C.shim_log_init()
 	if err != nil {
-		return nil, fmt.Errorf("%s: llama.cpp cannot load it: %s", path, lastLog(err.Error()))
+		if reason := golama.LoadError(); reason != nil {
+			err = reason
+		}
+		return nil, fmt.Errorf("%s: llama.cpp cannot load it: %w", path, err)
 	}
 	m := &Model{
 		path: path, params: params, binding: binding,

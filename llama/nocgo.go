@@ -62,3 +62,9 @@ func (*Engine) Open(fedkv.CacheSpec) (node.Cache, error) { return nil, ErrNoEngi
 
 // Sampler fails with ErrNoEngine.
 func (*Engine) Sampler(Sampling) (node.Sampler, func() error, error) { return nil, nil, ErrNoEngine }
+
+// OpenPlain fails with ErrNoEngine.
+func (*Engine) OpenPlain(int, int, int) (node.Cache, error) { return nil, ErrNoEngine }
+
+// TokenizeDocument fails with ErrNoEngine.
+func (*Model) TokenizeDocument(string) ([]fedkv.Token, error) { return nil, ErrNoEngine }

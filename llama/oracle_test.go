@@ -110,9 +110,9 @@ func centralised(t testing.TB, m *Model, segments ...[]fedkv.Token) []float32 {
 	defer c.Close()
 	pos := 0
 	for i, s := range segments {
-		outputs := NoOutputs
+		outputs := 0
 		if i == len(segments)-1 {
-			outputs = AllOutputs
+			outputs = len(s)
 		}
 		must(t, c.Eval(s, pos, outputs, nil))
 		pos += len(s)
@@ -143,7 +143,7 @@ func lockstep(t testing.TB, m *Model, types fedkv.WireTypes, sync fedkv.Schedule
 			MicroBatch: max(len(own), len(prefix)), Outputs: len(own),
 		})
 		must(t, err)
-		must(t, c.Eval(prefix, 0, NoOutputs, nil))
+		must(t, c.Eval(prefix, 0, 0, nil))
 		if remote := seg.Offset - len(prefix); remote > 0 {
 			if sync.Count() > 0 {
 				must(t, c.Reserve(len(prefix), remote))
@@ -168,9 +168,9 @@ func lockstep(t testing.TB, m *Model, types fedkv.WireTypes, sync fedkv.Schedule
 			}
 			return false, nil
 		}}
-		outputs := NoOutputs
+		outputs := 0
 		if last {
-			outputs = AllOutputs
+			outputs = len(own)
 		}
 		must(t, c.Eval(own, seg.Offset, outputs, hook))
 		if last {

@@ -19,7 +19,7 @@ func publisher(t *testing.T, m *Model, prefix []fedkv.Token, n int) *Context {
 	c, err := m.NewContext(fedkv.CacheSpec{Sync: schedule(t, m, "all"), LocalCells: 256, SyncCells: 512, MicroBatch: 128, Outputs: 1})
 	must(t, err)
 	t.Cleanup(func() { c.Close() })
-	must(t, c.Eval(prefix, 0, NoOutputs, nil))
+	must(t, c.Eval(prefix, 0, 0, nil))
 	must(t, c.Reserve(len(prefix), n))
 	return c
 }
@@ -30,11 +30,11 @@ func contributor(t *testing.T, m *Model, prefix, own []fedkv.Token, pos int) *Co
 	c, err := m.NewContext(fedkv.CacheSpec{Sync: schedule(t, m, "none"), LocalCells: 256, SyncCells: 256, MicroBatch: 128, Outputs: 1})
 	must(t, err)
 	t.Cleanup(func() { c.Close() })
-	must(t, c.Eval(prefix, 0, NoOutputs, nil))
+	must(t, c.Eval(prefix, 0, 0, nil))
 	if pos != len(prefix) {
 		must(t, c.SetNext(pos))
 	}
-	must(t, c.Eval(own, pos, NoOutputs, nil))
+	must(t, c.Eval(own, pos, 0, nil))
 	return c
 }
 
@@ -222,7 +222,7 @@ func TestMaskedCellsAreNotAttendedTo(t *testing.T) {
 			}
 			return false, c.WriteRows(layer, len(prefix), 16, 0, f16, append(k, k...))
 		}}
-		must(t, c.Eval(own, len(prefix)+16, LastOutput, hook))
+		must(t, c.Eval(own, len(prefix)+16, 1, hook))
 		logits, err := c.Logits(-1)
 		must(t, err)
 		return logits
@@ -234,9 +234,9 @@ func TestMaskedCellsAreNotAttendedTo(t *testing.T) {
 		c, err := m.NewContext(fedkv.CacheSpec{Sync: schedule(t, m, "all"), LocalCells: 256, SyncCells: 512, MicroBatch: 128, Outputs: 1})
 		must(t, err)
 		defer c.Close()
-		must(t, c.Eval(prefix, 0, NoOutputs, nil))
+		must(t, c.Eval(prefix, 0, 0, nil))
 		must(t, c.SetNext(len(prefix)+16))
-		must(t, c.Eval(own, len(prefix)+16, LastOutput, nil))
+		must(t, c.Eval(own, len(prefix)+16, 1, nil))
 		logits, err := c.Logits(-1)
 		must(t, err)
 		return logits
@@ -255,10 +255,10 @@ func TestHookErrorsAndPanicsComeBack(t *testing.T) {
 	for name, on := range map[string]func(int, int, int) (bool, error){
 		"broken":       func(int, int, int) (bool, error) { return false, broken },
 		"panic":        func(int, int, int) (bool, error) { panic("boom") },
-		"inside":       func(int, int, int) (bool, error) { return false, c.Eval(own, 20, NoOutputs, nil) },
+		"inside":       func(int, int, int) (bool, error) { return false, c.Eval(own, 20, 0, nil) },
 		"Close inside": func(int, int, int) (bool, error) { return false, c.Close() },
 	} {
-		err := c.Eval(own, 12, LastOutput, &Hook{Layers: schedule(t, m, "0,5"), OnLayer: on})
+		err := c.Eval(own, 12, 1, &Hook{Layers: schedule(t, m, "0,5"), OnLayer: on})
 		if err == nil || !strings.Contains(err.Error(), strings.Fields(name)[0]) {
 			t.Errorf("%s: error %v", name, err)
 		}
@@ -282,7 +282,7 @@ func TestUseAfterCloseIsAnError(t *testing.T) {
 	must(t, c.Close())
 	must(t, c.Close())
 	c.Interrupt()
-	if err := c.Eval(tokens(t, m, 1, 1), 8, NoOutputs, nil); !errors.Is(err, ErrClosed) {
+	if err := c.Eval(tokens(t, m, 1, 1), 8, 0, nil); !errors.Is(err, ErrClosed) {
 		t.Errorf("Eval: %v", err)
 	}
 	if _, err := c.Memory(); !errors.Is(err, ErrClosed) {

@@ -235,16 +235,14 @@ int32_t shim_decode(llama_context * ctx, const int32_t * tokens, int32_t n, int3
 
     std::vector<llama_pos>      positions(n);
     std::vector<int32_t>        n_seq(n, 1);
-    std::vector<int8_t>         wanted(n, outputs == 2);
+    std::vector<int8_t>         wanted(n, 0);
     llama_seq_id                seq = 0;
     std::vector<llama_seq_id *> seqs(n + 1, &seq);
     for (int32_t i = 0; i < n; ++i) {
         positions[i] = pos + i;
+        wanted[i]    = i >= n - outputs;
     }
     seqs[n] = nullptr;
-    if (outputs == 1) {
-        wanted[n - 1] = 1;
-    }
     llama_batch batch = {};
     batch.n_tokens    = n;
     batch.token       = const_cast<llama_token *>(tokens);

@@ -73,7 +73,8 @@ void                shim_abort_set(struct shim_abort * a, bool on);
 // Sets the flag as the abort callback of contexts made from params.
 void shim_abort_install(struct shim_abort * a, struct llama_context_params * params);
 
-// llama_decode of n tokens of sequence 0 at positions pos, pos + 1, …; outputs: 0 none, 1 the last token's, 2 all.
+// llama_decode of n tokens of sequence 0 at positions pos, pos + 1, …; logits are kept of the
+// last outputs tokens.
 int32_t shim_decode(struct llama_context * ctx, const int32_t * tokens, int32_t n, int32_t pos, int32_t outputs);
 
 // Sets shim_hook (exported by Go) as the federated hook with the given handle as its user data.

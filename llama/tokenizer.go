@@ -76,3 +76,9 @@ func (m *Model) EndsGeneration(token fedkv.Token) bool {
 	defer release()
 	return bool(C.llama_vocab_is_eog(m.vocab, C.llama_token(token)))
 }
+
+// TokenizeDocument tokenises plain text as the start of a token stream: with the model's beginning-of-text token if it
+// wants one, special tokens in the text staying text.
+func (m *Model) TokenizeDocument(text string) ([]fedkv.Token, error) {
+	return m.tokenize(text, true, false)
+}

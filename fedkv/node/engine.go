@@ -17,16 +17,6 @@ type Engine interface {
 	Open(fedkv.CacheSpec) (Cache, error)
 }
 
-// Outputs says whose logits an evaluation keeps.
-type Outputs int
-
-// Logits of no token, of the last one, of all.
-const (
-	NoOutputs Outputs = iota
-	LastOutput
-	AllOutputs
-)
-
 // Hook runs in mid-forward, at each of Layers, after K and V of the micro-batch [first, first+n) are stored and before
 // attention reads them. In it AppendRows, WriteRows and Mask of the Cache may be called. stop ends the evaluation
 // after the layer's rows are stored; an error does too and is what Eval returns.
@@ -39,9 +29,9 @@ type Hook struct {
 // tokens). Positions are global; ranges are half-open, [first, first+n). One goroutine uses it at a time; only
 // Interrupt may be called from others.
 type Cache interface {
-	// Eval runs tokens at positions pos, pos+1, … through the layers.
-	Eval(tokens []fedkv.Token, pos int, outputs Outputs, hook *Hook) error
-	// Logits of kept output i of the last Eval, [vocabulary]; -1 is the last.
+	// Eval runs tokens at positions pos, pos+1, … through the layers and keeps the logits of the last outputs of them.
+	Eval(tokens []fedkv.Token, pos, outputs int, hook *Hook) error
+	// Logits of the i-th token whose logits the last Eval kept, [vocabulary]; -1 is the last.
 	Logits(i int) ([]float32, error)
 	// Interrupt makes a running Eval return soon, with an error.
 	Interrupt()

@@ -23,6 +23,13 @@ type Peers interface {
 	Accept(ctx context.Context) (Link, error)
 }
 
+// Rows are a block's K rows, then its V rows, in wire types. They are valid until Release, which may give their memory
+// back to the link.
+type Rows struct {
+	Bytes   []byte
+	Release func()
+}
+
 // Link is an authenticated connection to one peer. Its methods may be called from several goroutines; messages keep
 // their order, blocks do not.
 type Link interface {
@@ -36,8 +43,9 @@ type Link interface {
 	// SendBlock sends a header and its rows.
 	SendBlock(ctx context.Context, h fedkv.BlockHeader, rows []byte) error
 	// AcceptBlock waits for the next block. check decides about the header before anything of the rows is read; what
-	// it refuses is not delivered, and its error is returned. Such errors leave the link usable.
-	AcceptBlock(ctx context.Context, check func(fedkv.BlockHeader) error) (fedkv.BlockHeader, []byte, error)
+	// it refuses is not delivered, and its error is returned. Such errors leave the link usable. The rows are to be
+	// released.
+	AcceptBlock(ctx context.Context, check func(fedkv.BlockHeader) error) (fedkv.BlockHeader, Rows, error)
 
 	// Close ends the link and tells the peer why. Err is why it ended, nil while it lives.
 	Close(code fedkv.Code, text string) error

@@ -150,7 +150,7 @@ func (p *pipe) SendBlock(ctx context.Context, h fedkv.BlockHeader, rows []byte) 
 	}
 }
 
-func (p *pipe) AcceptBlock(ctx context.Context, check func(fedkv.BlockHeader) error) (fedkv.BlockHeader, []byte, error) {
+func (p *pipe) AcceptBlock(ctx context.Context, check func(fedkv.BlockHeader) error) (fedkv.BlockHeader, Rows, error) {
 	var b pipeBlock
 	select {
 	case b = <-p.blocksIn:
@@ -158,16 +158,16 @@ func (p *pipe) AcceptBlock(ctx context.Context, check func(fedkv.BlockHeader) er
 		select {
 		case b = <-p.blocksIn:
 		case <-p.end.done:
-			return fedkv.BlockHeader{}, nil, p.end.err
+			return fedkv.BlockHeader{}, Rows{}, p.end.err
 		case <-ctx.Done():
-			return fedkv.BlockHeader{}, nil, ctx.Err()
+			return fedkv.BlockHeader{}, Rows{}, ctx.Err()
 		}
 	}
 	h, err := fedkv.ParseBlockHeader(b.header)
 	if err == nil {
 		err = check(h)
 	}
-	return h, b.rows, err
+	return h, Rows{Bytes: b.rows, Release: func() {}}, err
 }
 
 func (p *pipe) Close(code fedkv.Code, text string) error {

@@ -9,7 +9,8 @@
 #include <cmath>
 #include <cstring>
 
-static constexpr float FED_F16_MAX = 65504.0f;
+// the first value that rounds to infinity in f16
+static constexpr float FED_F16_INF = 65520.0f;
 
 static bool is_wire_type(ggml_type type) {
     switch (type) {
@@ -39,6 +40,19 @@ static int32_t check_buffer(ggml_type type, uint32_t n_embd, size_t n, const voi
         return LLAMA_FED_E_TYPE;
     }
     return size == want ? LLAMA_FED_OK : LLAMA_FED_E_SIZE;
+}
+
+static int32_t check_rows(llama_kv_cache_fed * kv, int32_t il, size_t n, ggml_type type_k, const void * k, size_t k_size,
+                          ggml_type type_v, const void * v, size_t v_size) {
+    if (!kv) {
+        return LLAMA_FED_E_CONTEXT;
+    }
+    const std::vector<llama_fed_layer> & layers = kv->get_state().layers;
+    if (il < 0 || (size_t) il >= layers.size() || !layers[il].k) {
+        return LLAMA_FED_E_LAYER;
+    }
+    const int32_t res = check_buffer(type_k, (uint32_t) layers[il].k->ne[0], n, k, k_size);
+    return res == LLAMA_FED_OK ? check_buffer(type_v, (uint32_t) layers[il].v->ne[0], n, v, v_size) : res;
 }
 
 // calls fn(first index, count, byte offset in t) for each run of neighbouring cells
@@ -83,13 +97,17 @@ static void encode_rows(llama_fed_state & state, const ggml_tensor * t, const st
     ggml_quantize_chunk(type, state.rows.data(), out, 0, n, n_embd, nullptr);
 }
 
-// wire rows to state.rows, f32 [n][n_embd]; refuses what an f16 cell cannot hold
-static int32_t decode_rows(llama_fed_state & state, ggml_type type, const void * in, int64_t n_values) {
+// wire rows to state.rows, f32 [n][n_embd]
+static void decode_rows(llama_fed_state & state, ggml_type type, const void * in, int64_t n_values) {
     state.rows.resize(n_values);
     ggml_get_type_traits(type)->to_float(in, state.rows.data(), n_values);
+}
+
+// Refuses what an f16 cell cannot hold: one such value would spoil every token that attends to it, masked or not.
+static int32_t check_rows_finite(const llama_fed_state & state) {
     bool finite = true;
-    for (int64_t i = 0; i < n_values; ++i) {
-        finite &= std::fabs(state.rows[i]) <= FED_F16_MAX; // false for NaN
+    for (float x : state.rows) {
+        finite &= std::fabs(x) < FED_F16_INF; // false for NaN
     }
     return finite ? LLAMA_FED_OK : LLAMA_FED_E_VALUE;
 }
@@ -160,19 +178,11 @@ static void rows_to_raw(llama_fed_state & state) {
 
 int32_t llama_fed_rows_get(llama_context * ctx, int32_t il, const llama_pos * pos, size_t n, ggml_type type_k, void * k,
                            size_t k_size, ggml_type type_v, void * v, size_t v_size) {
-    uint32_t n_k = 0;
-    uint32_t n_v = 0;
-    int32_t  res = llama_fed_row_shape(ctx, il, &n_k, &n_v);
-    if (res == LLAMA_FED_OK) {
-        res = check_buffer(type_k, n_k, n, k, k_size);
-    }
-    if (res == LLAMA_FED_OK) {
-        res = check_buffer(type_v, n_v, n, v, v_size);
-    }
+    llama_kv_cache_fed * kv = llama_fed_cache(ctx);
+    int32_t res = check_rows(kv, il, n, type_k, k, k_size, type_v, v, v_size);
     if (res != LLAMA_FED_OK) {
         return res;
     }
-    llama_kv_cache_fed *    kv    = llama_fed_cache(ctx);
     llama_fed_state &       state = kv->get_state();
     const llama_fed_layer & layer = state.layers[il];
 
@@ -189,19 +199,11 @@ int32_t llama_fed_rows_get(llama_context * ctx, int32_t il, const llama_pos * po
 int32_t llama_fed_rows_set(llama_context * ctx, int32_t il, const llama_pos * pos, size_t n, int32_t shift,
                            ggml_type type_k, const void * k, size_t k_size, ggml_type type_v, const void * v,
                            size_t v_size) {
-    uint32_t n_k = 0;
-    uint32_t n_v = 0;
-    int32_t  res = llama_fed_row_shape(ctx, il, &n_k, &n_v);
-    if (res == LLAMA_FED_OK) {
-        res = check_buffer(type_k, n_k, n, k, k_size);
-    }
-    if (res == LLAMA_FED_OK) {
-        res = check_buffer(type_v, n_v, n, v, v_size);
-    }
+    llama_kv_cache_fed * kv = llama_fed_cache(ctx);
+    int32_t res = check_rows(kv, il, n, type_k, k, k_size, type_v, v, v_size);
     if (res != LLAMA_FED_OK) {
         return res;
     }
-    llama_kv_cache_fed *    kv    = llama_fed_cache(ctx);
     llama_fed_state &       state = kv->get_state();
     const llama_fed_layer & layer = state.layers[il];
     if (!layer.sync) {
@@ -220,12 +222,21 @@ int32_t llama_fed_rows_set(llama_context * ctx, int32_t il, const llama_pos * po
     }
 
     // V is checked before K is written: a refused call leaves the cells as they were
-    res = decode_rows(state, type_v, v, (int64_t) n_v * n);
-    if (res == LLAMA_FED_OK) {
-        res = decode_rows(state, type_k, k, (int64_t) n_k * n);
+    const int64_t n_k = layer.k->ne[0] * (int64_t) n;
+    const int64_t n_v = layer.v->ne[0] * (int64_t) n;
+
+    decode_rows(state, type_v, v, n_v);
+    res = check_rows_finite(state);
+    if (res != LLAMA_FED_OK) {
+        return res;
     }
+    decode_rows(state, type_k, k, n_k);
+    res = check_rows_finite(state);
     if (res == LLAMA_FED_OK && shift != 0 && layer.rope.kind == llama_fed_rope::ROPE) {
         res = rotate_rows(state, layer.rope, (int64_t) n, shift);
+        if (res == LLAMA_FED_OK) {
+            res = check_rows_finite(state); // a rotation may push a large value over the edge
+        }
     }
     if (res != LLAMA_FED_OK) {
         return res;
@@ -239,7 +250,7 @@ int32_t llama_fed_rows_set(llama_context * ctx, int32_t il, const llama_pos * po
     if (type_v == GGML_TYPE_F16) {
         set_raw(layer.v, cells, (const uint8_t *) v);
     } else {
-        decode_rows(state, type_v, v, (int64_t) n_v * n);
+        decode_rows(state, type_v, v, n_v);
         rows_to_raw(state);
         set_raw(layer.v, cells, state.raw.data());
     }

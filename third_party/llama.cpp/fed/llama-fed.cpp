@@ -4,7 +4,6 @@
 #include "llama-model.h"
 
 #include <cstdio>
-#include <exception>
 
 llama_kv_cache_fed * llama_fed_cache(const llama_context * ctx) {
     if (!ctx) {
@@ -41,6 +40,55 @@ static llama_context * fail(int32_t code, const char * why, int32_t * status, ch
     return nullptr;
 }
 
+// Why the model's memory is not a plain cache of K and V rows, or nullptr. The order goes from the plainest cause.
+static const char * unsupported(const llama_model & model) {
+    const llama_hparams & hparams = model.hparams;
+    if (llama_model_is_recurrent(&model)) {
+        return "it keeps a recurrent state instead of K and V rows";
+    }
+    if (llama_model_is_hybrid(&model)) {
+        return "some of its layers keep a recurrent state instead of K and V rows";
+    }
+    if (llama_model_has_encoder(&model) || !llama_model_has_decoder(&model)) {
+        return "it has an encoder; only decoders are federated";
+    }
+    if (hparams.is_mla()) {
+        return "its multi-head latent attention keeps no K and V rows that could be exchanged";
+    }
+    if (hparams.n_pos_per_embd() != 1) {
+        return "its positions have several axes";
+    }
+    if (hparams.swa_type != LLAMA_SWA_TYPE_NONE) {
+        return "some of its layers attend to a sliding window, which is not federated yet";
+    }
+    return nullptr;
+}
+
+int32_t llama_fed_check_model(const llama_model * model, char * reason, size_t reason_size) {
+    if (!model) {
+        fail(LLAMA_FED_E_ARG, llama_fed_strerror(LLAMA_FED_E_ARG), nullptr, reason, reason_size);
+        return LLAMA_FED_E_ARG;
+    }
+    const char * why = unsupported(*model);
+    if (why) {
+        fail(LLAMA_FED_E_UNSUPPORTED, why, nullptr, reason, reason_size);
+        return LLAMA_FED_E_UNSUPPORTED;
+    }
+    return LLAMA_FED_OK;
+}
+
+int32_t llama_fed_row_shape(const llama_model * model, int32_t il, uint32_t * n_k, uint32_t * n_v) {
+    if (!model || !n_k || !n_v) {
+        return LLAMA_FED_E_ARG;
+    }
+    if (il < 0 || il >= llama_model_n_layer(model) || !model->hparams.has_kv(il)) {
+        return LLAMA_FED_E_LAYER;
+    }
+    *n_k = model->hparams.n_embd_k_gqa(il);
+    *n_v = model->hparams.n_embd_v_gqa(il);
+    return LLAMA_FED_OK;
+}
+
 llama_context * llama_fed_init(llama_model * model, llama_context_params cparams, const llama_fed_params * params,
                                int32_t * status, char * reason, size_t reason_size) {
     if (!model || !params || !params->sync_layers || params->n_cells_local == 0 || params->n_cells_sync == 0) {
@@ -53,12 +101,11 @@ llama_context * llama_fed_init(llama_model * model, llama_context_params cparams
         return fail(LLAMA_FED_E_ARG, "the sync cache holds every own token, so it cannot be the smaller one", status,
                     reason, reason_size);
     }
-    if (llama_model_is_recurrent(model) || llama_model_is_hybrid(model)) {
-        return fail(LLAMA_FED_E_UNSUPPORTED, "the model keeps a recurrent state instead of K and V rows", status,
-                    reason, reason_size);
-    }
-    if (llama_model_has_encoder(model)) {
-        return fail(LLAMA_FED_E_UNSUPPORTED, "the model has an encoder", status, reason, reason_size);
+    if (llama_fed_check_model(model, reason, reason_size) != LLAMA_FED_OK) {
+        if (status) {
+            *status = LLAMA_FED_E_UNSUPPORTED;
+        }
+        return nullptr;
     }
 
     llama_fed_state * state = new llama_fed_state();
@@ -74,7 +121,6 @@ llama_context * llama_fed_init(llama_model * model, llama_context_params cparams
 
     llama_fed_creating.params = params;
     llama_fed_creating.state  = state;
-    llama_fed_creating.reason = nullptr;
 
     // llama_init_from_model catches its own exceptions
     llama_context * ctx = llama_init_from_model(model, cparams);
@@ -90,30 +136,13 @@ llama_context * llama_fed_init(llama_model * model, llama_context_params cparams
     if (!llama_fed_cache(ctx)) {
         llama_free(ctx);
         delete pending.state;
-        const char * why = pending.reason ? pending.reason : "the model's attention has no plain K and V cache";
-        return fail(LLAMA_FED_E_UNSUPPORTED, why, status, reason, reason_size);
+        return fail(LLAMA_FED_E_UNSUPPORTED, "its attention has no plain cache of K and V rows", status, reason,
+                    reason_size);
     }
     if (status) {
         *status = LLAMA_FED_OK;
     }
     return ctx;
-}
-
-int32_t llama_fed_row_shape(const llama_context * ctx, int32_t il, uint32_t * n_k, uint32_t * n_v) {
-    const llama_kv_cache_fed * kv = llama_fed_cache(ctx);
-    if (!kv) {
-        return LLAMA_FED_E_CONTEXT;
-    }
-    const llama_fed_state & state = kv->get_state();
-    if (il < 0 || (size_t) il >= state.layers.size() || !state.layers[il].k) {
-        return LLAMA_FED_E_LAYER;
-    }
-    if (!n_k || !n_v) {
-        return LLAMA_FED_E_ARG;
-    }
-    *n_k = (uint32_t) state.layers[il].k->ne[0];
-    *n_v = (uint32_t) state.layers[il].v->ne[0];
-    return LLAMA_FED_OK;
 }
 
 int32_t llama_fed_reserve(llama_context * ctx, const llama_pos * pos, size_t n) {

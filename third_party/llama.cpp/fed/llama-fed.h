@@ -43,6 +43,13 @@ enum llama_fed_status {
 // One English sentence per code, never NULL.
 LLAMA_API const char * llama_fed_strerror(int32_t status);
 
+// LLAMA_FED_OK when contexts of this model can be federated; otherwise LLAMA_FED_E_UNSUPPORTED, and reason
+// (reason_size bytes, may be NULL) holds one sentence.
+LLAMA_API int32_t llama_fed_check_model(const struct llama_model * model, char * reason, size_t reason_size);
+
+// Elements of one K row and one V row of layer il: [kv heads * head dim]. LLAMA_FED_E_LAYER when it has none.
+LLAMA_API int32_t llama_fed_row_shape(const struct llama_model * model, int32_t il, uint32_t * n_k, uint32_t * n_v);
+
 struct llama_fed_params {
     const uint8_t * sync_layers;   // [n_layers], non-zero: a sync layer
     size_t          n_layers;      // must equal llama_model_n_layer
@@ -56,9 +63,6 @@ struct llama_fed_params {
 LLAMA_API struct llama_context * llama_fed_init(struct llama_model * model, struct llama_context_params cparams,
                                                 const struct llama_fed_params * params, int32_t * status, char * reason,
                                                 size_t reason_size);
-
-// [hook] Elements of one K row and one V row of layer il: [kv heads * head dim].
-LLAMA_API int32_t llama_fed_row_shape(const struct llama_context * ctx, int32_t il, uint32_t * n_k, uint32_t * n_v);
 
 // [hook] Bytes of n rows of n_embd elements in a wire type; 0 when the type is not one or n_embd is not a multiple of
 // its block.

@@ -17,19 +17,10 @@ static constexpr llama_seq_id FED_SEQ = 0;
 
 llama_memory_i * llama_kv_cache_fed::create(const llama_model & model, const llama_memory_params & params,
                                             const llama_cparams & cparams, const layer_filter_cb & filter) {
-    llama_fed_pending & pending = llama_fed_creating;
-    if (!pending.params) {
+    if (!llama_fed_creating.params) {
         return nullptr;
     }
-    if (model.hparams.is_mla()) {
-        pending.reason = "multi-head latent attention keeps no K and V rows that could be exchanged";
-        return nullptr;
-    }
-    if (model.hparams.n_pos_per_embd() != 1) {
-        pending.reason = "the model's positions have several axes";
-        return nullptr;
-    }
-    return new llama_kv_cache_fed(model, params, cparams, filter, *pending.params);
+    return new llama_kv_cache_fed(model, params, cparams, filter, *llama_fed_creating.params);
 }
 
 // the filters run inside llama_kv_cache's constructor only

@@ -62,8 +62,7 @@ struct llama_fed_state {
 
 class llama_kv_cache_fed : public llama_kv_cache {
 public:
-    // Returns nullptr unless a federated context is being created on this thread and the model's layers are plain
-    // K/V attention.
+    // Returns nullptr unless a federated context is being created on this thread.
     static llama_memory_i * create(const llama_model & model, const llama_memory_params & params,
                                    const llama_cparams & cparams, const layer_filter_cb & filter);
 
@@ -151,7 +150,6 @@ llama_kv_cache_fed * llama_fed_cache(const llama_context * ctx);
 struct llama_fed_pending {
     const llama_fed_params * params = nullptr;
     llama_fed_state *        state  = nullptr; // the eval callback's user data, taken over by the cache
-    const char *             reason = nullptr; // why create returned nullptr
 };
 
 extern thread_local llama_fed_pending llama_fed_creating;

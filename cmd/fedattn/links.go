@@ -1,0 +1,49 @@
+package main
+
+import (
+	"context"
+
+	"fedattn/fedkv"
+	"fedattn/fedkv/node"
+	"fedattn/transport"
+)
+
+// peers is a transport endpoint as package node sees it.
+type peers struct{ *transport.Endpoint }
+
+func (p peers) Dial(ctx context.Context, to node.Address) (node.Link, error) {
+	id, err := transport.ParseID(to.ID)
+	if err != nil {
+		return nil, err
+	}
+	peer, err := p.Endpoint.Dial(ctx, transport.PeerAddress{ID: id, HostPort: to.HostPort})
+	if err != nil {
+		return nil, err
+	}
+	return link{peer}, nil
+}
+
+func (p peers) Accept(ctx context.Context) (node.Link, error) {
+	peer, err := p.Endpoint.Accept(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return link{peer}, nil
+}
+
+// link is a connection as package node sees it.
+type link struct{ *transport.Peer }
+
+func (l link) ID() string { return string(l.Peer.ID()) }
+
+func (l link) SendBlock(ctx context.Context, h fedkv.BlockHeader, rows []byte) error {
+	return l.Peer.SendBlock(ctx, h, rows)
+}
+
+func (l link) AcceptBlock(ctx context.Context, check func(fedkv.BlockHeader) error) (fedkv.BlockHeader, node.Rows, error) {
+	h, buffer, err := l.Peer.AcceptBlock(ctx, check)
+	if err != nil {
+		return h, node.Rows{}, err
+	}
+	return h, node.Rows{Bytes: buffer.Bytes(), Release: buffer.Release}, nil
+}

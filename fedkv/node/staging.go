@@ -1,0 +1,54 @@
+package node
+
+import (
+	"slices"
+
+	"fedattn/fedkv"
+)
+
+// staging holds blocks between their arrival and their placement, by layer and origin, in the order of their rows:
+// what is placed, and in which order, does not depend on the order of arrival.
+type staging map[stagingKey][]stagedBlock
+
+type stagingKey struct{ layer, origin int }
+
+type stagedBlock struct {
+	header fedkv.BlockHeader
+	rows   Rows
+}
+
+func (s staging) find(h fedkv.BlockHeader) (stagingKey, int, bool) {
+	key := stagingKey{h.Layer, h.Origin}
+	i, found := slices.BinarySearchFunc(s[key], h.First, func(b stagedBlock, first int) int { return b.header.First - first })
+	return key, i, found
+}
+
+func (s staging) put(h fedkv.BlockHeader, rows Rows) {
+	key, i, _ := s.find(h)
+	s[key] = slices.Insert(s[key], i, stagedBlock{h, rows})
+}
+
+func (s staging) drop(h fedkv.BlockHeader) {
+	if key, i, found := s.find(h); found {
+		s[key][i].rows.Release()
+		s[key] = slices.Delete(s[key], i, i+1)
+	}
+}
+
+// take removes and returns an origin's blocks of a layer.
+func (s staging) take(layer, origin int) []stagedBlock {
+	key := stagingKey{layer, origin}
+	blocks := s[key]
+	delete(s, key)
+	return blocks
+}
+
+// clear releases everything.
+func (s staging) clear() {
+	for key, blocks := range s {
+		for _, b := range blocks {
+			b.rows.Release()
+		}
+		delete(s, key)
+	}
+}
