@@ -11,8 +11,8 @@
 #include <string>
 #include <vector>
 
-#include "ggml.h"
 #include "ggml-quants.h"
+#include "ggml.h"
 
 namespace {
 
@@ -111,7 +111,7 @@ std::vector<named_row> finite_rows() {
         for (float & v : values) {
             v = 1e-3f * random.normal();
         }
-        const float huge[] = { 10000.0f, -10000.0f, 60000.0f, -60000.0f };
+        const float huge[]         = { 10000.0f, -10000.0f, 60000.0f, -60000.0f };
         values[random.next() % 32] = huge[i];
         rows.push_back({ "one huge outlier " + std::to_string(i), values });
     }
@@ -135,19 +135,22 @@ std::vector<named_row> finite_rows() {
     rows.push_back({ "ties of q5_1, halves", ramp(31.0f, 0.5f, 0.9375f) });
     rows.push_back({ "just below ties", ramp(127.0f, std::nextafter(-15.5f, 0.0f), 1.0f) });
 
-    rows.push_back({ "ties of float16",
-                     padded({ 1.0f + 0x1p-11f, 1.0f + 3 * 0x1p-11f, -1.0f - 0x1p-11f, 2049.0f, 2051.0f, -2049.0f, 4098.0f,
-                              4102.0f, 0x1p-25f, 3 * 0x1p-25f, -0x1p-25f, 5 * 0x1p-25f, 0x1.ffcp-15f, 0x1.ffep-15f,
-                              0x1.fffp-15f, 65503.0f, 65519.0f, 1.0f }) });
-    rows.push_back({ "float16 beside ties", padded({ std::nextafter(1.0f + 0x1p-11f, 2.0f), std::nextafter(1.0f + 0x1p-11f, 0.0f),
-                                                     std::nextafter(0x1p-25f, 1.0f), std::nextafter(0x1p-25f, 0.0f),
-                                                     std::nextafter(2049.0f, 4e3f), std::nextafter(65520.0f, 0.0f), 0.0f }) });
+    rows.push_back(
+        { "ties of float16", padded({ 1.0f + 0x1p-11f, 1.0f + 3 * 0x1p-11f, -1.0f - 0x1p-11f, 2049.0f, 2051.0f,
+                                      -2049.0f, 4098.0f, 4102.0f, 0x1p-25f, 3 * 0x1p-25f, -0x1p-25f, 5 * 0x1p-25f,
+                                      0x1.ffcp-15f, 0x1.ffep-15f, 0x1.fffp-15f, 65503.0f, 65519.0f, 1.0f }) });
+    rows.push_back(
+        { "float16 beside ties", padded({ std::nextafter(1.0f + 0x1p-11f, 2.0f), std::nextafter(1.0f + 0x1p-11f, 0.0f),
+                                          std::nextafter(0x1p-25f, 1.0f), std::nextafter(0x1p-25f, 0.0f),
+                                          std::nextafter(2049.0f, 4e3f), std::nextafter(65520.0f, 0.0f), 0.0f }) });
     rows.push_back({ "largest float16", padded({ 65504.0f, -65504.0f, 65504.0f, 1.0f }) });
     rows.push_back({ "beyond float16", padded({ 65520.0f, -65520.0f, 70000.0f, -1e6f, 3.0f }) });
-    rows.push_back({ "subnormal float16", padded({ 6e-5f, -6e-5f, 1e-6f, 5.9604645e-8f, -5.9604645e-8f, 2e-8f, 0.0f }) });
+    rows.push_back(
+        { "subnormal float16", padded({ 6e-5f, -6e-5f, 1e-6f, 5.9604645e-8f, -5.9604645e-8f, 2e-8f, 0.0f }) });
     rows.push_back({ "scale subnormal in float16", padded({ 1e-5f, -2e-5f, 3e-6f, 1e-5f, -7e-6f }) });
     rows.push_back({ "scale zero in float16", padded({ 1e-9f, -2e-9f, 3e-10f, 1e-9f, -7e-10f }) });
-    rows.push_back({ "subnormal float32", padded({ 1e-40f, -1e-40f, 3e-41f, FLT_TRUE_MIN, -FLT_TRUE_MIN, 0.0f, 2e-39f }) });
+    rows.push_back(
+        { "subnormal float32", padded({ 1e-40f, -1e-40f, 3e-41f, FLT_TRUE_MIN, -FLT_TRUE_MIN, 0.0f, 2e-39f }) });
     rows.push_back({ "smallest float32", filled(FLT_TRUE_MIN) });
     rows.push_back({ "smallest normal float32", padded({ FLT_MIN, -FLT_MIN, 0.5f * FLT_MIN, 0.0f }) });
     rows.push_back({ "inverse of scale barely finite", padded({ 5e-37f, -2e-37f, 1e-37f, 0.0f }) });
@@ -162,8 +165,8 @@ std::vector<named_row> broken_rows() {
 
     std::vector<named_row> rows;
     rows.push_back({ "nan first", padded({ nan, 1.0f, -2.0f, 0.5f }) });
-    row last       = padded({ 1.0f, -2.0f, 0.5f });
-    last.back()    = nan;
+    row last    = padded({ 1.0f, -2.0f, 0.5f });
+    last.back() = nan;
     rows.push_back({ "nan last", last });
     rows.push_back({ "nan among zeros", padded({ 0.0f, nan, 0.0f }) });
     rows.push_back({ "nans", filled(nan) });
@@ -203,8 +206,8 @@ row decode(const wire_type & t, const std::vector<uint8_t> & bytes) {
 
 // Rows that no encoder makes: any codes under scales (and minima) of every kind.
 std::vector<named_bytes> foreign_rows(const wire_type & t) {
-    const uint16_t halves[] = { 0x0000, 0x8000, 0x0001, 0x83ff, 0x0400, 0x3c00, 0xbc00, 0x3555, 0x5bff, 0x5fff,
-                                0x6000, 0xe000, 0x6fff, 0x7000, 0x7bff, 0xfbff, 0x7c00, 0xfc00, 0x7c01, 0x7e00, 0xffff };
+    const uint16_t halves[] = { 0x0000, 0x8000, 0x0001, 0x83ff, 0x0400, 0x3c00, 0xbc00, 0x3555, 0x5bff, 0x5fff, 0x6000,
+                                0xe000, 0x6fff, 0x7000, 0x7bff, 0xfbff, 0x7c00, 0xfc00, 0x7c01, 0x7e00, 0xffff };
 
     std::vector<named_bytes> rows;
     random_source            random;
