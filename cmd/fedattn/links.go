@@ -36,6 +36,12 @@ type link struct{ *transport.Peer }
 
 func (l link) ID() string { return string(l.Peer.ID()) }
 
+// Flush waits for a round trip behind everything sent before it.
+func (l link) Flush(ctx context.Context) error {
+	_, err := l.Ping(ctx)
+	return err
+}
+
 func (l link) SendBlock(ctx context.Context, h fedkv.BlockHeader, rows []byte) error {
 	return l.Peer.SendBlock(ctx, h, rows)
 }

@@ -3,6 +3,8 @@ package node
 import (
 	"context"
 	"errors"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -149,7 +151,7 @@ func (x *exchange) attachLocked(origin int, link Link, blocks bool) {
 		x.links[origin] = out
 	}
 	out.open(link)
-	x.goDo(func() { out.run(x.ctx, link, func(err error) { x.lost(origin, err) }) })
+	x.goDo(func() { out.run(x.ctx, func(err error) { x.lost(origin, err) }) })
 	x.goDo(func() { x.receiveMessages(origin, link) })
 	if blocks {
 		x.goDo(func() { x.receiveBlocks(origin, link) })
@@ -258,55 +260,59 @@ func (x *exchange) send(messages []fedkv.Outbound) {
 // outbox sends one link's messages in order, so that no step waits for a network. The protocol bounds it: a machine
 // answers what it receives.
 type outbox struct {
-	wake chan struct{}
-
-	mu    sync.Mutex
-	link  Link // nil until it is open
-	queue []fedkv.Message
-	busy  bool
+	mu     sync.Mutex
+	queue  []fedkv.Message
+	closed bool
+	wake   chan struct{}
+	ended  chan struct{} // closed when run returns
+	link   Link          // nil until it is open
 }
 
 func newOutbox() *outbox { return &outbox{wake: make(chan struct{}, 1)} }
 
-func (o *outbox) open(link Link) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.link = link
-}
-
-func (o *outbox) put(m fedkv.Message) {
-	o.mu.Lock()
-	o.queue = append(o.queue, m)
-	o.mu.Unlock()
+func (o *outbox) poke() {
 	select {
 	case o.wake <- struct{}{}:
 	default:
 	}
 }
 
-func (o *outbox) next() (fedkv.Message, bool) {
+func (o *outbox) put(m fedkv.Message) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.busy = len(o.queue) > 0
-	if !o.busy {
-		return nil, false
+	if !o.closed {
+		o.queue = append(o.queue, m)
+		o.poke()
 	}
-	m := o.queue[0]
-	o.queue = o.queue[1:]
-	return m, true
 }
 
-// idle: nothing is left to send, or there is no way to send it.
-func (o *outbox) idle() bool {
+// open gives the outbox its link, before run.
+func (o *outbox) open(link Link) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.link == nil || o.link.Err() != nil || len(o.queue) == 0 && !o.busy
+	o.link, o.ended = link, make(chan struct{})
 }
 
-func (o *outbox) run(ctx context.Context, link Link, failed func(error)) {
+// next is the message to send, if there is one, and otherwise whether no more will come.
+func (o *outbox) next() (m fedkv.Message, closed bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.queue) == 0 {
+		return nil, o.closed
+	}
+	m, o.queue = o.queue[0], o.queue[1:]
+	return m, false
+}
+
+// run sends until the context ends, a message cannot be sent, or flush ends the outbox.
+func (o *outbox) run(ctx context.Context, failed func(error)) {
+	defer close(o.ended)
 	for {
-		m, ok := o.next()
-		if !ok {
+		m, closed := o.next()
+		switch {
+		case closed:
+			return
+		case m == nil:
 			select {
 			case <-o.wake:
 				continue
@@ -315,7 +321,7 @@ func (o *outbox) run(ctx context.Context, link Link, failed func(error)) {
 			}
 		}
 		sending, cancel := context.WithTimeout(ctx, sendTimeout)
-		err := link.Send(sending, m)
+		err := o.link.Send(sending, m)
 		cancel()
 		if err != nil {
 			failed(err)
@@ -324,19 +330,33 @@ func (o *outbox) run(ctx context.Context, link Link, failed func(error)) {
 	}
 }
 
-// flush waits until every queued message left, or for the timeout.
-func (x *exchange) flush(timeout time.Duration) {
-	deadline := time.Now().Add(timeout)
-	for time.Now().Before(deadline) {
-		x.mu.Lock()
-		idle := true
-		for _, o := range x.links {
-			idle = idle && o.idle()
-		}
-		x.mu.Unlock()
-		if idle {
-			return
-		}
-		time.Sleep(2 * time.Millisecond)
+// flush takes no more messages and waits until the peer has received those that were queued.
+func (o *outbox) flush(ctx context.Context) {
+	o.mu.Lock()
+	link, ended := o.link, o.ended
+	o.closed = true
+	o.poke()
+	o.mu.Unlock()
+	if link == nil {
+		return
 	}
+	select {
+	case <-ended:
+		_ = link.Flush(ctx)
+	case <-ctx.Done():
+	}
+}
+
+// flush waits until every queued message has reached its peer, or for the timeout.
+func (x *exchange) flush(timeout time.Duration) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(x.ctx), timeout)
+	defer cancel()
+	x.mu.Lock()
+	links := slices.Collect(maps.Values(x.links))
+	x.mu.Unlock()
+	var flushing sync.WaitGroup
+	for _, o := range links {
+		flushing.Go(func() { o.flush(ctx) })
+	}
+	flushing.Wait()
 }

@@ -47,6 +47,9 @@ type Link interface {
 	// released.
 	AcceptBlock(ctx context.Context, check func(fedkv.BlockHeader) error) (fedkv.BlockHeader, Rows, error)
 
+	// Flush returns when the peer has received every message sent so far.
+	Flush(ctx context.Context) error
+
 	// Close ends the link and tells the peer why. Err is why it ended, nil while it lives.
 	Close(code fedkv.Code, text string) error
 	Err() error

@@ -170,6 +170,9 @@ func (p *pipe) AcceptBlock(ctx context.Context, check func(fedkv.BlockHeader) er
 	return h, Rows{Bytes: b.rows, Release: func() {}}, err
 }
 
+// Flush has nothing to wait for: what was sent before the end is delivered.
+func (p *pipe) Flush(context.Context) error { return nil }
+
 func (p *pipe) Close(code fedkv.Code, text string) error {
 	p.end.once.Do(func() {
 		p.end.err = fedkv.Errorf(code, "%s", text)

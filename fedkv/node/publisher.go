@@ -228,11 +228,12 @@ func (s *Session) prefill(ctx context.Context) error {
 		}
 	}
 
+	waiting := time.Now()
 	if err := s.await(ctx, func() bool { return s.settled != nil }); err != nil {
 		return err
 	}
 	layout = *s.settled
-	s.report.WaitMS = since(s.report.Started) - s.report.SetupMS
+	s.report.WaitMS = since(waiting)
 	rows := &remote{
 		x: s.x, cache: s.cache, layout: layout, origin: len(q.Contacts), types: q.Types, hidden: map[int]bool{},
 		shift: s.machine.Shift, pending: s.machine.Pending,

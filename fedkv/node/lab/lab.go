@@ -192,13 +192,16 @@ func Run(ctx context.Context, e Engine, network Network, self fedkv.Hello, p Pro
 		batch = longest
 	}
 	contacts := make([]node.Contact, n-1)
+	var sessions sync.WaitGroup // of the contributors
 	for i, d := range devices[:n-1] {
 		hello := self
 		hello.Role, hello.Name = fedkv.RoleContributor, fmt.Sprintf("participant-%d", i+1)
 		c := node.NewContributor(node.ContributorConfig{
 			Engine: e, Peers: d.Peers, Self: hello, ID: d.Address.ID, Source: fixed(p.Segments[i]),
 			MaxContext: p.Tokens(), MicroBatch: batch, Log: s.Log,
+			OnSession: func(node.Contribution) { sessions.Done() },
 		})
+		sessions.Add(1)
 		serving.Go(func() { _ = c.Serve(ctx) })
 		contacts[i] = node.Contact{Dial: func(ctx context.Context) (node.Link, error) {
 			return publisher.Peers.Dial(ctx, d.Address)
@@ -216,5 +219,9 @@ func Run(ctx context.Context, e Engine, network Network, self fedkv.Hello, p Pro
 	}
 	out, err := logits(session, len(p.Own()))
 	report := session.Report()
-	return Result{Logits: out, Report: report}, errors.Join(err, session.Close())
+	err = errors.Join(err, session.Close())
+	if err == nil {
+		sessions.Wait() // each ends with the publisher's Done, or when its link does
+	}
+	return Result{Logits: out, Report: report}, err
 }
