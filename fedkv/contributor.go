@@ -41,7 +41,7 @@ type Work struct {
 	// At is the position at which the segment is evaluated: len(Prefix) if canonical, else Segment.Offset.
 	At int
 
-	// Sync is the layers at which the segment attends to earlier contributors' rows.
+	// Sync is the layers at which the segment attends to earlier contributors' rows; none for the first one.
 	Sync Schedule
 
 	// Sends is the layers whose rows go out: Blocks says to whom. After the last of them is stored, evaluation
@@ -233,6 +233,13 @@ func (c *Contributor) Pending(layer int) []int {
 	return c.book.Pending(layer)
 }
 
+// joinGrace is how long after the commit an earlier contributor may take to open its direct link, which it
+// does at its own commit, before it computes anything.
+const joinGrace = 5 * time.Second
+
+// joinBy is when the grace ends.
+func (c *Contributor) joinBy() time.Duration { return min(c.committed+joinGrace, c.WaitBy()) }
+
 // WaitBy is until when rows of earlier contributors are waited for: whoever has not delivered everything then
 // is given up. It lies before the session's deadline, further for earlier contributors, so that the chain
 // behind one straggler still arrives in time.
@@ -246,8 +253,15 @@ func (c *Contributor) Deadline() (time.Duration, bool) {
 	case contributorTokenising, contributorReady:
 		return c.end, true
 	case contributorWorking:
-		if c.waits() && c.now < c.WaitBy() {
-			return c.WaitBy(), true
+		for _, p := range c.earlier() {
+			if c.firstWaited(p.Origin) >= 0 && !c.others[p.Origin].joined {
+				return c.joinBy(), true
+			}
+		}
+		for _, p := range c.earlier() {
+			if c.firstWaited(p.Origin) >= 0 {
+				return c.WaitBy(), true
+			}
 		}
 		return c.end, true
 	}
@@ -258,7 +272,7 @@ func (c *Contributor) Deadline() (time.Duration, bool) {
 // allows, in order of their rows. It is the only source of headers, so a contributor cannot send what the plan
 // does not say: it fails with order unless Work was started, with range for layers or rows that nobody needs,
 // and with duplicate for rows handed out before. Each block is to be sent to all of To and reported by one
-// BlockSent for each; recipients that are down are left out.
+// BlockSent for each; recipients that are down are left out, and if nobody is left, Ready may say Sent.
 func (c *Contributor) Blocks(layer, first, rows int) ([]Outgoing, error) {
 	if c.state != contributorWorking {
 		return nil, Errorf(CodeOrder, "there is no work to send rows of")
@@ -293,6 +307,7 @@ func (c *Contributor) Blocks(layer, first, rows int) ([]Outgoing, error) {
 		}
 	}
 	c.computed = c.now
+	c.proceed()
 	return blocks, nil
 }
 
@@ -455,6 +470,10 @@ func (c *Contributor) commit(m Commit) error {
 	n := len(layout.Segments)
 	rank := layout.rank(c.plan.Origin)
 	sends := c.plan.Schedules.Sends(rank, n)
+	sync := c.plan.Schedules.Of(rank, n)
+	if rank == 0 {
+		sync = sync.Before(0) // nobody is before it
+	}
 	work := Work{
 		Layout:    layout,
 		Origin:    c.plan.Origin,
@@ -464,9 +483,9 @@ func (c *Contributor) commit(m Commit) error {
 		Positions: c.plan.Positions,
 		Prefix:    c.plan.Prefix,
 		At:        own.Offset,
-		Sync:      c.plan.Schedules.Of(rank, n),
+		Sync:      sync,
 		Sends:     sends,
-		Waits:     c.plan.Schedules.Of(rank, n).Before(sends.Last()),
+		Waits:     sync.Before(sends.Last()),
 	}
 	if work.Positions == Canonical {
 		work.At = len(work.Prefix)
@@ -656,10 +675,14 @@ func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Mi
 
 func (c *Contributor) tick(now time.Duration) {
 	c.now = max(c.now, now)
-	if c.state == contributorWorking && c.now >= c.WaitBy() {
-		for _, p := range c.roster[:len(c.roster)-1] {
-			if c.firstWaited(p.Origin) >= 0 {
+	if c.state == contributorWorking {
+		for _, p := range c.earlier() {
+			switch {
+			case c.firstWaited(p.Origin) < 0:
+			case c.now >= c.WaitBy():
 				c.lose(p.Origin, CodeDeadline, fmt.Sprintf("its rows were not all here %v after the plan", c.WaitBy()-c.start))
+			case c.now >= c.joinBy() && !c.others[p.Origin].joined:
+				c.lose(p.Origin, CodeDeadline, fmt.Sprintf("it did not join within %v", joinGrace))
 			}
 		}
 	}
@@ -689,10 +712,8 @@ func (c *Contributor) firstWaited(origin int) int {
 	return -1
 }
 
-// waits reports whether rows of anybody are still waited for.
-func (c *Contributor) waits() bool {
-	return slices.ContainsFunc(c.work.Layout.Segments, func(s Segment) bool { return c.firstWaited(s.Origin) >= 0 })
-}
+// earlier is the roster's part before this device.
+func (c *Contributor) earlier() []Participant { return c.roster[:c.work.Layout.rank(c.work.Origin)] }
 
 // lose goes on without another contributor: an earlier one whose rows are not all here is missing, a later
 // one gets no more.

@@ -931,3 +931,24 @@ func TestMissingReadsAsOneLine(t *testing.T) {
 		}
 	}
 }
+
+func TestContributorIsDoneWhenNobodyIsLeftToSendTo(t *testing.T) {
+	plan := lockstepPlan(t)
+	plan.Schedules.Publisher = mustSchedule(t, "none", 3)
+	c, work := committed(t, plan)
+	if err := c.Step(PeerDown{3, CodeLost, ""}); err != nil {
+		t.Fatal(err)
+	}
+	for _, layer := range work.Sends.Layers() {
+		if c.Ready().Sent {
+			t.Fatalf("done before layer %d", layer)
+		}
+		blocks, err := c.Blocks(layer, 0, 5)
+		if err != nil || len(blocks) != 1 || len(blocks[0].To) != 0 {
+			t.Fatalf("blocks %+v, %v", blocks, err)
+		}
+	}
+	if !c.Ready().Sent {
+		t.Error("nothing is left to send and nobody says so")
+	}
+}
