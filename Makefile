@@ -61,7 +61,7 @@ test: lib model patch-check ## Go, cgo and real-model tests, then the same witho
 	@CGO_ENABLED=0 go test $(TESTFLAGS) ./...
 
 .PHONY: test-upstream
-test-upstream: lib model ## llama.cpp's own architecture, cache and state tests on the patched library
+test-upstream: deps model ## llama.cpp's own architecture, cache and state tests on the patched library
 	@third_party/llama.cpp/test-upstream.sh models/$(MODEL_FILE)
 
 .PHONY: patch-check
@@ -91,11 +91,12 @@ format: .ci/tools/installed ## gofmt and clang-format, in place
 .PHONY: lib
 lib: deps ## llama.cpp with the federated cache, a static library
 	@third_party/llama.cpp/supply.sh build
+	@third_party/go-llama.cpp/supply.sh build
 
 .PHONY: deps
 deps: tools ## system packages, llama.cpp's source with our patch, go-llama.cpp
 	@third_party/llama.cpp/supply.sh patch
-	@third_party/go-llama.cpp/supply.sh
+	@third_party/go-llama.cpp/supply.sh fetch
 
 # what the other targets need from the system; Go itself is the user's choice
 .PHONY: tools
@@ -116,8 +117,8 @@ tools:
 ##@ Clean
 .PHONY: clean
 clean: ## remove what was built
-	rm -rf bin third_party/llama.cpp/build third_party/llama.cpp/check
+	rm -rf bin $(addprefix third_party/llama.cpp/,build build-tests check)
 
 .PHONY: distclean
 distclean: clean ## and what was downloaded
-	rm -rf third_party/llama.cpp/src third_party/llama.cpp/download third_party/go-llama.cpp/src .ci/tools models/*.gguf
+	rm -rf $(addprefix third_party/llama.cpp/,src download) third_party/go-llama.cpp/src .ci/tools models/*.gguf

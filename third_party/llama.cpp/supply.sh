@@ -5,7 +5,7 @@
 #   supply.sh patch         apply patches/ to the source; nothing happens when they are applied already
 #   supply.sh patch-check   prove that the patches apply to the pristine source, and that a second apply changes nothing
 #   supply.sh build         build the static libraries into build/ (does fetch and patch first)
-#   supply.sh tests NAME…   build some of llama.cpp's own tests on the patched library, to build/bin/
+#   supply.sh tests NAME…   build some of llama.cpp's own tests on the patched source, to build-tests/bin/
 #
 # Environment: LLAMA_CPP_DIR  a checkout of one's own instead of the package (it is patched in place)
 #              GGML_NATIVE    ON (default) or OFF: code for this CPU only, or for any of its architecture
@@ -99,12 +99,13 @@ patch_check() {
 	say "patches apply to $LLAMA_PACKAGE $LLAMA_VERSION, twice is once; $n lines in ${#files[@]} upstream files changed"
 }
 
-# configure: cmake once per set of arguments. New arguments keep the objects: ninja knows which ones they change.
+# configure DIR ARG...: cmake once per set of arguments. New ones keep the objects: ninja knows which ones they change.
 configure() {
-	local args=(-S "$src" -B "$build" -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF
-		-DLLAMA_FED_DIR="$here/fed" -DGGML_NATIVE="${GGML_NATIVE:-ON}" -DGGML_OPENMP=OFF
-		-DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_COMMON=ON -DLLAMA_BUILD_TESTS=ON -DLLAMA_BUILD_TOOLS=OFF
-		-DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_APP=OFF)
+	local dir=$1
+	shift
+	local args=(-S "$src" -B "$dir" -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF
+		-DLLAMA_FED_DIR="$here/fed" -DGGML_NATIVE="${GGML_NATIVE:-ON}" -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_COMMON=ON
+		-DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_APP=OFF "$@")
 	if [[ -z ${LLAMA_CPP_DIR:-} ]]; then
 		args+=(-DLLAMA_BUILD_COMMIT="$LLAMA_COMMIT" -DLLAMA_BUILD_NUMBER=0)
 		# or llama.cpp's scripts would take the commit of the repository around it for their own
@@ -115,36 +116,37 @@ configure() {
 	fi
 	if command -v ccache >/dev/null; then
 		args+=(-DCMAKE_C_COMPILER_LAUNCHER=ccache -DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
-		# relative paths, so that two clones share what was compiled
+		# relative paths, so that the two builds and two clones share what was compiled
 		export CCACHE_BASEDIR=${here%/*/*}
 	fi
 	# shellcheck disable=SC2206 # LLAMA_CMAKE is a list
 	args+=(${LLAMA_CMAKE:-})
-	if [[ -f $build/CMakeCache.txt && $(cat "$build/.configured" 2>/dev/null) == "${args[*]}" ]]; then
+	if [[ -f $dir/CMakeCache.txt && $(cat "$dir/.configured" 2>/dev/null) == "${args[*]}" ]]; then
 		return
 	fi
 	# archives of another source must not survive: merge takes all that it finds
-	if [[ $(cat "$build/.source" 2>/dev/null) != "$src $LLAMA_SHA256" ]]; then
-		rm -rf "$build"
+	if [[ $(cat "$dir/.source" 2>/dev/null) != "$src $LLAMA_SHA256" ]]; then
+		rm -rf "$dir"
 	fi
-	mkdir -p "$build"
-	rm -rf "$build/CMakeCache.txt" "$build/CMakeFiles" "$build/.configured"
-	cmake "${args[@]}" >"$build/configure.log" 2>&1 || {
-		tail -n 30 "$build/configure.log" >&2
-		die "cmake failed; the whole log is $build/configure.log"
+	mkdir -p "$dir"
+	rm -rf "$dir/CMakeCache.txt" "$dir/CMakeFiles" "$dir/.configured"
+	cmake "${args[@]}" >"$dir/configure.log" 2>&1 || {
+		tail -n 30 "$dir/configure.log" >&2
+		die "cmake failed; the whole log is $dir/configure.log"
 	}
-	printf '%s' "$src $LLAMA_SHA256" >"$build/.source"
-	printf '%s' "${args[*]}" >"$build/.configured"
+	printf '%s' "$src $LLAMA_SHA256" >"$dir/.source"
+	printf '%s' "${args[*]}" >"$dir/.configured"
 }
 
-# compile TARGET...: silent when there is nothing to do
+# compile DIR TARGET...: silent when there is nothing to do
 compile() {
-	configure
-	if [[ -f $build/build.ninja ]] && ninja -C "$build" -n "$@" | grep -q 'no work to do'; then
+	local dir=$1
+	shift
+	if [[ -f $dir/build.ninja ]] && ninja -C "$dir" -n "$@" | grep -q 'no work to do'; then
 		return
 	fi
 	say "compiling $* with $jobs jobs (the library takes minutes the first time)"
-	cmake --build "$build" -j "$jobs" --target "$@"
+	cmake --build "$dir" -j "$jobs" --target "$@"
 }
 
 # merge: one archive with every object that the Go binding links
@@ -166,7 +168,8 @@ merge() (
 build() {
 	fetch
 	apply "$src"
-	compile llama llama-common
+	configure "$build" -DLLAMA_BUILD_TESTS=OFF -DGGML_OPENMP=OFF
+	compile "$build" llama llama-common
 	merge
 }
 
@@ -174,7 +177,9 @@ tests() {
 	(($# > 0)) || die "tests: which ones?"
 	fetch
 	apply "$src"
-	compile "$@"
+	# some tests ask for four threads whatever the machine has: only OpenMP's barriers sleep when cores are fewer
+	configure "$here/build-tests" -DLLAMA_BUILD_TESTS=ON -DGGML_OPENMP=ON
+	compile "$here/build-tests" "$@"
 }
 
 case ${1:-} in
