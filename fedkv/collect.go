@@ -281,11 +281,10 @@ func (s pieces) overlap(x piece) bool {
 // insert adds a piece that overlaps none.
 func (s pieces) insert(x piece) pieces { return slices.Insert(s, s.after(x.first), x) }
 
+// remove takes away a piece that is there.
 func (s pieces) remove(x piece) pieces {
-	if i := slices.Index(s, x); i >= 0 {
-		return slices.Delete(s, i, i+1)
-	}
-	return s
+	i := slices.Index(s, x)
+	return slices.Delete(s, i, i+1)
 }
 
 // merge joins pieces that meet.

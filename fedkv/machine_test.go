@@ -478,6 +478,30 @@ func TestPublisherHoldsTheOrderOfMessages(t *testing.T) {
 	}
 }
 
+func TestPublisherThatClosesEarlySaysSo(t *testing.T) {
+	p, err := NewPublisher(publisherConfig(t, "gather", 2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	up := PeerUp{0, machineHello("peer", RoleContributor).Welcome(""), "key-0", "a:1"}
+	if err := p.Step(up); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Step(up); !errors.Is(err, ErrOrder) {
+		t.Errorf("up twice: %v", err)
+	}
+	want := []Outbound{{0, Abort{bookSession, CodeCancelled, CodeCancelled.Text()}}}
+	if diff := cmp.Diff(want, p.CloseMessages()); diff != "" {
+		t.Error(diff)
+	}
+	if err := p.Step(Received{0, Ready{bookSession, 1}}); !errors.Is(err, ErrSession) {
+		t.Errorf("after the end: %v", err)
+	}
+	if _, ok := p.Deadline(); ok || len(p.CloseMessages()) != 0 {
+		t.Error("it goes on after the end")
+	}
+}
+
 func TestContributorHoldsTheOrderOfMessages(t *testing.T) {
 	greeting := []Event{}
 	waiting := []Event{Received{PublisherLink, machineHello("asker", RolePublisher)}}
@@ -900,6 +924,11 @@ func simulate(t *rapid.T) {
 		}
 		if committed.Total() > cfg.MaxContext {
 			t.Fatalf("%d positions committed, the context has %d", committed.Total(), cfg.MaxContext)
+		}
+	}
+	for origin := range n {
+		if got, bytes := pub.Received(origin); got != rows[origin] || bytes != int64(got)*bookRowBytes {
+			t.Fatalf("%d rows of origin %d in %d bytes, %d were accepted", got, origin, bytes, rows[origin])
 		}
 	}
 	if failed == nil && (cfg.RequireAll && len(missing) > 0 || n-len(missing) < cfg.MinPeers) {

@@ -294,3 +294,11 @@ func TestSchedulesValidate(t *testing.T) {
 		}
 	}
 }
+
+func TestRegimesHaveNames(t *testing.T) {
+	for r, want := range map[Regime]string{Gather: "gather", Lockstep: "lockstep", 0: "regime(0)"} {
+		if r.String() != want {
+			t.Errorf("%q, want %q", r, want)
+		}
+	}
+}
