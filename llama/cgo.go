@@ -19,6 +19,9 @@ import (
 	"unsafe"
 )
 
+// Commit is the llama.cpp commit that the engine was built from.
+func Commit() string { return C.GoString(C.shim_commit()) }
+
 const errSize = 512
 
 // errBuf receives one sentence from C.

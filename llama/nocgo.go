@@ -7,6 +7,9 @@ import (
 	"fedattn/fedkv/node"
 )
 
+// Commit is empty without an engine.
+func Commit() string { return "none" }
+
 // Without cgo there is no engine: Load says so, and everything else exists so that callers compile. No value of these
 // types can be had.
 

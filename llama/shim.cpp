@@ -1,5 +1,6 @@
 #include "shim.h"
 
+#include "build-info.h"
 #include "chat.h"
 #include "common.h"
 #include "ggml-backend.h"
@@ -68,6 +69,10 @@ size_t shim_log_take(char * buf, size_t size) {
     const size_t n = std::min(last_error.size(), size > 0 ? size - 1 : 0);
     last_error.clear();
     return n;
+}
+
+const char * shim_commit(void) {
+    return llama_commit();
 }
 
 //

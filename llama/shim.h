@@ -24,6 +24,9 @@ void shim_log_init(void);
 size_t shim_log_take(char * buf, size_t size);
 
 
+// The upstream commit that the library was built from; "unknown" for a source that does not say.
+const char * shim_commit(void);
+
 // A model's chat template, compiled once.
 struct shim_template;
 

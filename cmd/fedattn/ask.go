@@ -43,6 +43,7 @@ func askCommand() *cli.Command {
 			&cli.DurationFlag{Name: "timeout", Value: 10 * time.Minute, Usage: "whose rows are not here by then is left out"},
 			&cli.BoolFlag{Name: "require-all", Usage: "fail rather than answer without somebody"},
 			&cli.IntFlag{Name: "min-peers", Usage: "fail with fewer peers than this"},
+			&cli.StringFlag{Name: "record", Usage: "write everything that crosses this device's links to `FILE`, as fedattn inspect reads it"},
 			&cli.BoolFlag{Name: "json", Usage: "print one JSON object: answer, stop, federation"},
 			&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "a table of the peers on stderr"},
 			&cli.StringFlag{Name: "name", Usage: "what this device is called (default: the host's name)", EnvVars: []string{"FEDATTN_NAME"}},
@@ -135,6 +136,11 @@ func runAsk(c *cli.Context) (err error) {
 	defer release()
 
 	log := newLogger(c, c.Bool("verbose"))
+	wire, err := openRecord(c.String("record"))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, wire.close()) }()
 	contacts := []node.Contact{}
 	if len(addresses) > 0 {
 		endpoint, err := transport.Listen(transport.Config{
@@ -151,7 +157,7 @@ func runAsk(c *cli.Context) (err error) {
 		for _, a := range addresses {
 			to := node.Address{ID: string(a.ID), HostPort: a.HostPort}
 			contacts = append(contacts, node.Contact{Dial: func(ctx context.Context) (node.Link, error) {
-				return peers{endpoint}.Dial(ctx, to)
+				return wire.tap(peers{endpoint}.Dial(ctx, to))
 			}})
 		}
 	}

@@ -13,6 +13,8 @@ import (
 	"syscall"
 
 	"github.com/urfave/cli/v2"
+
+	"fedattn/llama"
 )
 
 // Exit codes, as users of command-line tools expect them.
@@ -23,11 +25,8 @@ const (
 	exitInterrupted = 130
 )
 
-// Set by the linker, see the Makefile.
-var (
-	version     = "development"
-	llamaCommit = "unknown"
-)
+// version is set by the linker, see the Makefile.
+var version = "development"
 
 func main() {
 	os.Exit(run(os.Args, os.Stdin, os.Stdout, os.Stderr))
@@ -57,12 +56,12 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 	app := &cli.App{
 		Name:      "fedattn",
 		Usage:     "ask one question over texts that stay on several devices",
-		Version:   fmt.Sprintf("%s (llama.cpp %s)", version, llamaCommit),
+		Version:   fmt.Sprintf("%s (llama.cpp %s)", version, llama.Commit()),
 		Reader:    stdin,
 		Writer:    stdout,
 		ErrWriter: stderr,
 		Commands: []*cli.Command{
-			nodeCommand(), askCommand(), verifyCommand(), evalCommand(), idCommand(),
+			nodeCommand(), askCommand(), verifyCommand(), evalCommand(), inspectCommand(), idCommand(),
 		},
 		HideHelpCommand: true,
 		OnUsageError: func(_ *cli.Context, err error, _ bool) error {

@@ -57,12 +57,12 @@ func noArguments(c *cli.Context) error {
 // self is what this device says of itself.
 func self(engine *llama.Engine, name string, role fedkv.Role) fedkv.Hello {
 	return fedkv.Hello{
-		Protocol: fedkv.Protocol, Name: name, Engine: llamaCommit, Model: engine.Fingerprint(),
+		Protocol: fedkv.Protocol, Name: name, Engine: llama.Commit(), Model: engine.Fingerprint(),
 		Types: []fedkv.Type{fedkv.Q8_0, fedkv.Q4_0, fedkv.F16, fedkv.Q5_1, fedkv.Q4_1}, Role: role,
 	}
 }
 
-// kib writes a number of bytes for people.
+// bytesText writes a number of bytes for people.
 func bytesText(n int64) string {
 	switch {
 	case n >= 10<<20:
