@@ -176,8 +176,8 @@ int32_t shim_sampler_next(shim_sampler * s, llama_context * ctx, int32_t index) 
 //
 
 struct shim_threads {
-    llama_context *    ctx  = nullptr;
-    ggml_threadpool_t  pool = nullptr;
+    llama_context *                 ctx  = nullptr;
+    ggml_threadpool_t               pool = nullptr;
     decltype(&ggml_threadpool_free) free = nullptr;
 };
 
@@ -187,7 +187,7 @@ shim_threads * shim_threads_attach(llama_context * ctx, int32_t n_threads) {
     if (!dev || n_threads < 2) {
         return nullptr;
     }
-    ggml_backend_reg_t reg     = ggml_backend_dev_backend_reg(dev);
+    ggml_backend_reg_t reg = ggml_backend_dev_backend_reg(dev);
     auto new_fn  = (decltype(&ggml_threadpool_new)) ggml_backend_reg_get_proc_address(reg, "ggml_threadpool_new");
     auto free_fn = (decltype(&ggml_threadpool_free)) ggml_backend_reg_get_proc_address(reg, "ggml_threadpool_free");
     if (!new_fn || !free_fn) {
@@ -247,7 +247,7 @@ int32_t shim_decode(llama_context * ctx, const int32_t * tokens, int32_t n, int3
         positions[i] = pos + i;
         wanted[i]    = i >= n - outputs;
     }
-    seqs[n] = nullptr;
+    seqs[n]           = nullptr;
     llama_batch batch = {};
     batch.n_tokens    = n;
     batch.token       = const_cast<llama_token *>(tokens);

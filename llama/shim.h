@@ -23,7 +23,6 @@ void shim_log_init(void);
 // Copies and forgets the calling thread's last error line, at most size - 1 bytes, terminated. Returns its length.
 size_t shim_log_take(char * buf, size_t size);
 
-
 // The upstream commit that the library was built from; "unknown" for a source that does not say.
 const char * shim_commit(void);
 

@@ -54,8 +54,7 @@ static llama_fed_rope find_rope(const ggml_tensor * k_cur) {
             case GGML_OP_RESHAPE:
             case GGML_OP_CONT:
             case GGML_OP_CPY:
-            case GGML_OP_VIEW:
-                break;
+            case GGML_OP_VIEW:    break;
             default:
                 // scaling, norms and the like after RoPE change what a rotation would act on
                 mixed = true;
@@ -171,10 +170,10 @@ int32_t llama_fed_mask(llama_context * ctx, const llama_pos * pos, size_t n) {
     if (res != LLAMA_FED_OK) {
         return res;
     }
-    ggml_tensor *                 mask = state.sync_mask;
-    const size_t                  n_kv = (size_t) mask->ne[0];
-    std::vector<ggml_fp16_t>      row(n_kv);
-    const ggml_fp16_t             hidden = ggml_fp32_to_fp16(-INFINITY);
+    ggml_tensor *            mask = state.sync_mask;
+    const size_t             n_kv = (size_t) mask->ne[0];
+    std::vector<ggml_fp16_t> row(n_kv);
+    const ggml_fp16_t        hidden = ggml_fp32_to_fp16(-INFINITY);
     for (int64_t i = 0; i < ggml_nrows(mask); ++i) {
         ggml_backend_tensor_get(mask, row.data(), i * mask->nb[1], n_kv * sizeof(ggml_fp16_t));
         for (uint32_t cell : cells) {

@@ -42,8 +42,8 @@ static int32_t check_buffer(ggml_type type, uint32_t n_embd, size_t n, const voi
     return size == want ? LLAMA_FED_OK : LLAMA_FED_E_SIZE;
 }
 
-static int32_t check_rows(llama_kv_cache_fed * kv, int32_t il, size_t n, ggml_type type_k, const void * k, size_t k_size,
-                          ggml_type type_v, const void * v, size_t v_size) {
+static int32_t check_rows(llama_kv_cache_fed * kv, int32_t il, size_t n, ggml_type type_k, const void * k,
+                          size_t k_size, ggml_type type_v, const void * v, size_t v_size) {
     if (!kv) {
         return LLAMA_FED_E_CONTEXT;
     }
@@ -70,16 +70,14 @@ template <typename F> static void for_runs(const std::vector<uint32_t> & cells, 
 // f16 rows of the cache, [n][n_embd]
 static void get_raw(const ggml_tensor * t, const std::vector<uint32_t> & cells, uint8_t * out) {
     const size_t row = t->nb[1];
-    for_runs(cells, t, [&](size_t i, size_t n, size_t offset) {
-        ggml_backend_tensor_get(t, out + i * row, offset, n * row);
-    });
+    for_runs(cells, t,
+             [&](size_t i, size_t n, size_t offset) { ggml_backend_tensor_get(t, out + i * row, offset, n * row); });
 }
 
 static void set_raw(ggml_tensor * t, const std::vector<uint32_t> & cells, const uint8_t * in) {
     const size_t row = t->nb[1];
-    for_runs(cells, t, [&](size_t i, size_t n, size_t offset) {
-        ggml_backend_tensor_set(t, in + i * row, offset, n * row);
-    });
+    for_runs(cells, t,
+             [&](size_t i, size_t n, size_t offset) { ggml_backend_tensor_set(t, in + i * row, offset, n * row); });
 }
 
 static void encode_rows(llama_fed_state & state, const ggml_tensor * t, const std::vector<uint32_t> & cells,
@@ -121,8 +119,8 @@ static ggml_backend_t cpu_backend(llama_fed_state & state) {
         state.cpu.reset(backend, ggml_backend_free);
 
         // the rotation is small: more threads would cost more than they bring
-        ggml_backend_reg_t reg = ggml_backend_dev_backend_reg(ggml_backend_get_device(backend));
-        auto set_n_threads = (ggml_backend_set_n_threads_t) ggml_backend_reg_get_proc_address(
+        ggml_backend_reg_t reg           = ggml_backend_dev_backend_reg(ggml_backend_get_device(backend));
+        auto               set_n_threads = (ggml_backend_set_n_threads_t) ggml_backend_reg_get_proc_address(
             reg, "ggml_backend_set_n_threads");
         if (set_n_threads) {
             set_n_threads(backend, 1);
@@ -146,9 +144,9 @@ static int32_t rotate_rows(llama_fed_state & state, const llama_fed_rope & rope,
     if (!rope.factors.empty()) {
         factors = ggml_new_tensor_1d(ctx.get(), GGML_TYPE_F32, (int64_t) rope.factors.size());
     }
-    ggml_tensor * out = ggml_rope_ext_inplace(ctx.get(), rows, shifts, factors, rope.n_dims, rope.mode,
-                                              rope.n_ctx_orig, rope.freq_base, rope.freq_scale, rope.ext_factor,
-                                              rope.attn_factor, rope.beta_fast, rope.beta_slow);
+    ggml_tensor * out = ggml_rope_ext_inplace(ctx.get(), rows, shifts, factors, rope.n_dims, rope.mode, rope.n_ctx_orig,
+                                              rope.freq_base, rope.freq_scale, rope.ext_factor, rope.attn_factor,
+                                              rope.beta_fast, rope.beta_slow);
     ggml_rope_set_offset(out, rope.n_offs);
     ggml_cgraph * graph = ggml_new_graph_custom(ctx.get(), 8, false);
     ggml_build_forward_expand(graph, out);
@@ -178,8 +176,8 @@ static void rows_to_raw(llama_fed_state & state) {
 
 int32_t llama_fed_rows_get(llama_context * ctx, int32_t il, const llama_pos * pos, size_t n, ggml_type type_k, void * k,
                            size_t k_size, ggml_type type_v, void * v, size_t v_size) {
-    llama_kv_cache_fed * kv = llama_fed_cache(ctx);
-    int32_t res = check_rows(kv, il, n, type_k, k, k_size, type_v, v, v_size);
+    llama_kv_cache_fed * kv  = llama_fed_cache(ctx);
+    int32_t              res = check_rows(kv, il, n, type_k, k, k_size, type_v, v, v_size);
     if (res != LLAMA_FED_OK) {
         return res;
     }
@@ -199,8 +197,8 @@ int32_t llama_fed_rows_get(llama_context * ctx, int32_t il, const llama_pos * po
 int32_t llama_fed_rows_set(llama_context * ctx, int32_t il, const llama_pos * pos, size_t n, int32_t shift,
                            ggml_type type_k, const void * k, size_t k_size, ggml_type type_v, const void * v,
                            size_t v_size) {
-    llama_kv_cache_fed * kv = llama_fed_cache(ctx);
-    int32_t res = check_rows(kv, il, n, type_k, k, k_size, type_v, v, v_size);
+    llama_kv_cache_fed * kv  = llama_fed_cache(ctx);
+    int32_t              res = check_rows(kv, il, n, type_k, k, k_size, type_v, v, v_size);
     if (res != LLAMA_FED_OK) {
         return res;
     }

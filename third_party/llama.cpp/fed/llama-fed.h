@@ -108,11 +108,11 @@ LLAMA_API int32_t llama_fed_mask(struct llama_context * ctx, const llama_pos * p
 struct llama_fed_memory {
     uint32_t n_layers_local; // layers of each cache
     uint32_t n_layers_sync;
-    uint32_t n_cells_local;  // cells a layer
+    uint32_t n_cells_local; // cells a layer
     uint32_t n_cells_sync;
-    uint32_t n_used_local;   // cells in use
+    uint32_t n_used_local; // cells in use
     uint32_t n_used_sync;
-    uint64_t n_bytes_local;  // K and V of all layers
+    uint64_t n_bytes_local; // K and V of all layers
     uint64_t n_bytes_sync;
 };
 

@@ -38,10 +38,10 @@ llama_kv_cache_fed::llama_kv_cache_fed(const llama_model & model, const llama_me
     : llama_kv_cache(model, model.hparams, params.type_k, params.type_v, !cparams.flash_attn, cparams.offload_kqv,
                      cparams.kv_unified, fed.n_cells_local, cparams.n_seq_max, 1, model.hparams.n_swa,
                      model.hparams.swa_type, nullptr, layers_of(filter, fed, false), nullptr, nullptr) {
-    sync = std::make_unique<llama_kv_cache>(
-        model, model.hparams, params.type_k, params.type_v, !cparams.flash_attn, cparams.offload_kqv,
-        cparams.kv_unified, fed.n_cells_sync, cparams.n_seq_max, 1, model.hparams.n_swa, model.hparams.swa_type,
-        nullptr, layers_of(filter, fed, true), nullptr, nullptr, "sync_");
+    sync = std::make_unique<llama_kv_cache>(model, model.hparams, params.type_k, params.type_v, !cparams.flash_attn,
+                                            cparams.offload_kqv, cparams.kv_unified, fed.n_cells_sync,
+                                            cparams.n_seq_max, 1, model.hparams.n_swa, model.hparams.swa_type, nullptr,
+                                            layers_of(filter, fed, true), nullptr, nullptr, "sync_");
 
     state.reset(llama_fed_creating.state);
     llama_fed_creating.state = nullptr;
@@ -301,8 +301,7 @@ llama_kv_cache_fed_context::llama_kv_cache_fed_context(llama_memory_context_ptr 
       update_sync(std::move(remote)) {}
 
 llama_kv_cache_fed_context::llama_kv_cache_fed_context(llama_kv_cache_fed * kv, slot_info_vec_t sinfos_local,
-                                                       slot_info_vec_t           sinfos_sync,
-                                                       std::vector<llama_ubatch> ubatches)
+                                                       slot_info_vec_t sinfos_sync, std::vector<llama_ubatch> ubatches)
     : llama_kv_cache_context(kv, std::move(sinfos_local), ubatches),
       state(&kv->get_state()),
       sync(std::make_unique<llama_kv_cache_context>(kv->get_sync(), std::move(sinfos_sync), ubatches)) {}
