@@ -22,7 +22,7 @@ ifndef VERSION
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 endif
 
-include models/lock.env
+include models/lock.env third_party/go-llama.cpp/lock.env
 MODEL ?= models/$(MODEL_FILE)
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
@@ -55,14 +55,18 @@ test: lib model patch-check ## Go, cgo and real-model tests, then the same witho
 	@echo 'go vet'
 	@go vet ./...
 	@echo 'go test'
-	@go test -timeout 20m $(TESTFLAGS) ./...
+	@TEST_MODEL=$(abspath $(MODEL)) go test -timeout 20m $(TESTFLAGS) ./... $(GO_LLAMA_MODULE)/apitest
 	@echo 'go vet, go test without cgo'
 	@CGO_ENABLED=0 go vet ./...
 	@CGO_ENABLED=0 go test $(TESTFLAGS) ./...
 
 .PHONY: test-upstream
 test-upstream: deps model ## llama.cpp's own architecture, cache and state tests on the patched library
-	@third_party/llama.cpp/test-upstream.sh models/$(MODEL_FILE)
+	@third_party/llama.cpp/test-upstream.sh $(MODEL)
+
+.PHONY: test-go-llama
+test-go-llama: lib model ## go-llama.cpp's own test suite on the binding that lies over it
+	@cd third_party/go-llama.cpp/src && TEST_MODEL=$(abspath $(MODEL)) go test -timeout 20m ./...
 
 .PHONY: patch-check
 patch-check: tools ## the patch applies to the pristine llama.cpp, and twice is once
