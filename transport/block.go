@@ -69,7 +69,7 @@ func (p *Peer) sendError(ctx context.Context, h fedkv.BlockHeader, err error) er
 		return contextError(ctx, "sending a block")
 	case errors.As(err, &cancelled) && cancelled.Remote:
 		code := wireCode(cancelled.ErrorCode)
-		return coded(err, code, "peer %s refused the rows of layer %d: %s", p.id.Short(), h.Layer, code.Text())
+		return coded(err, code, "peer %s refused the rows of layer %d (%v)", p.id.Short(), h.Layer, code)
 	default:
 		return p.connError(err)
 	}
@@ -89,7 +89,8 @@ func (p *Peer) AcceptBlock(ctx context.Context, check func(fedkv.BlockHeader) er
 		if p.ctx.Err() == nil && ctx.Err() != nil {
 			return fedkv.BlockHeader{}, nil, contextError(ctx, "waiting for a block")
 		}
-		return fedkv.BlockHeader{}, nil, p.connError(err)
+		<-p.ctx.Done() // so that Err tells the caller that it was the connection
+		return fedkv.BlockHeader{}, nil, p.Err()
 	}
 	r := blockReader{peer: p, stream: stream}
 	header, buffer, err := r.read(ctx, check)
@@ -184,7 +185,7 @@ func (r *blockReader) fail(ctx context.Context, err error) error {
 		return fedkv.Errorf(fedkv.CodeProtocol, "peer %s sent a block longer than its header says", name)
 	case errors.As(err, &cancelled) && cancelled.Remote:
 		code := wireCode(cancelled.ErrorCode)
-		return coded(err, code, "peer %s broke off a block: %s", name, code.Text())
+		return coded(err, code, "peer %s broke off a block (%v)", name, code)
 	default:
 		return r.peer.connError(err)
 	}

@@ -90,8 +90,7 @@ func ParseProfile(name string) (Profile, error) {
 	return 0, fmt.Errorf("unknown network profile %q; known are lan, wan", name)
 }
 
-// Idle is the silence after which a peer counts as lost. A keep-alive packet every KeepAlive breaks the
-// silence of a live one.
+// Idle is the silence after which a peer counts as lost.
 func (p Profile) Idle() time.Duration {
 	if p == WAN {
 		return 5 * time.Second
@@ -99,13 +98,11 @@ func (p Profile) Idle() time.Duration {
 	return 2 * time.Second
 }
 
-// KeepAlive is the silence after which a packet is sent that the peer must acknowledge.
-func (p Profile) KeepAlive() time.Duration {
-	if p == WAN {
-		return time.Second
-	}
-	return 500 * time.Millisecond
-}
+// KeepAlive is the silence after which a packet is sent that the peer must acknowledge. QUIC counts Idle from
+// the first unanswered packet (RFC 9000 10.1), which on a quiet connection is the keep-alive: a dead peer is
+// noticed within Idle + KeepAlive, so this is a tenth of Idle. A shorter Idle would do as well for that, but
+// breaks connections in gaps of a second: repetitions of a lost packet double their distance each time.
+func (p Profile) KeepAlive() time.Duration { return p.Idle() / 10 }
 
 // Config is what an endpoint needs. Only Identity is required.
 type Config struct {

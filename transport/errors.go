@@ -58,12 +58,12 @@ type CloseError struct {
 }
 
 func (e *CloseError) Error() string {
-	text := e.Text
-	if text == "" && e.Code != 0 {
-		text = e.Code.Text()
-	}
-	if text != "" {
-		text = ": " + text
+	text := ""
+	switch {
+	case e.Text != "":
+		text = ": " + e.Text
+	case e.Code != 0: // its name only: its sentence is worded for the side that found the fault
+		text = fmt.Sprintf(" (%v)", e.Code)
 	}
 	if e.Remote {
 		return fmt.Sprintf("peer %s closed the connection%s", e.Peer.Short(), text)

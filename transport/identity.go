@@ -20,7 +20,7 @@ import (
 // NewIdentity and LoadOrCreateIdentity make one. It prints as its ID, never as its key.
 type Identity struct {
 	id  ID
-	key ed25519.PrivateKey
+	key func() ed25519.PrivateKey // a function, because fmt looks through everything else
 }
 
 const (
@@ -41,7 +41,7 @@ func NewIdentity(random io.Reader) (Identity, error) {
 }
 
 func identityOf(key ed25519.PrivateKey) Identity {
-	return Identity{id: idOf(key.Public().(ed25519.PublicKey)), key: key}
+	return Identity{id: idOf(key.Public().(ed25519.PublicKey)), key: func() ed25519.PrivateKey { return key }}
 }
 
 // ID returns the name that other devices pin.
@@ -55,7 +55,7 @@ func (i Identity) Format(f fmt.State, _ rune) { io.WriteString(f, string(i.id)) 
 
 // derive returns 32 secret bytes for one purpose that only the holder of the identity can compute.
 func (i Identity) derive(purpose string) ([32]byte, error) {
-	secret, err := hkdf.Key(sha256.New, i.key.Seed(), nil, purpose, 32)
+	secret, err := hkdf.Key(sha256.New, i.key().Seed(), nil, purpose, 32)
 	if err != nil {
 		return [32]byte{}, err
 	}
@@ -141,7 +141,7 @@ func writeNewIdentity(dir, path string) (created bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(identity.key)
+	der, err := x509.MarshalPKCS8PrivateKey(identity.key())
 	if err != nil {
 		return false, err
 	}

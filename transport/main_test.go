@@ -3,6 +3,7 @@ package transport
 import (
 	"context"
 	"crypto/rand"
+	"sync"
 	"testing"
 	"time"
 
@@ -89,6 +90,31 @@ func pattern(seed, length int) []byte {
 		data[i] = byte(state >> 24)
 	}
 	return data
+}
+
+// eventLog collects what an endpoint notifies.
+type eventLog struct {
+	mu   sync.Mutex
+	list []Event
+}
+
+func (l *eventLog) add(e Event) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.list = append(l.list, e)
+}
+
+// events returns those so far, except about the socket: they depend on the machine.
+func (l *eventLog) events() []Event {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var list []Event
+	for _, e := range l.list {
+		if e.Kind != EventSocket {
+			list = append(list, e)
+		}
+	}
+	return list
 }
 
 func anyBlock(fedkv.BlockHeader) error { return nil }

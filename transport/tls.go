@@ -30,11 +30,11 @@ func selfSigned(identity Identity) (tls.Certificate, error) {
 		NotAfter:     time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC), // RFC 5280 4.1.2.5: no expiry
 		KeyUsage:     x509.KeyUsageDigitalSignature,
 	}
-	der, err := x509.CreateCertificate(nil, template, template, identity.key.Public(), identity.key)
+	der, err := x509.CreateCertificate(nil, template, template, identity.key().Public(), identity.key())
 	if err != nil {
 		return tls.Certificate{}, fmt.Errorf("cannot make a certificate from the identity: %w", err)
 	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: identity.key}, nil
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: identity.key()}, nil
 }
 
 // baseTLS is what both directions share: TLS 1.3, our certificate, no chain to any authority, no tickets
