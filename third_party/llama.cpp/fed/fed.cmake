@@ -9,3 +9,8 @@ set(LLAMA_FED_SOURCES
 target_sources(llama PRIVATE ${LLAMA_FED_SOURCES})
 target_include_directories(llama PUBLIC ${LLAMA_FED_DIR})
 set_source_files_properties(${LLAMA_FED_SOURCES} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
+
+# The reference quantisers must give the same bits on every CPU: without this, compilers fuse their multiplications and
+# additions where the architecture always has an instruction for it, as arm64 does.
+set_source_files_properties(${CMAKE_SOURCE_DIR}/ggml/src/ggml-quants.c TARGET_DIRECTORY ggml-base
+    PROPERTIES COMPILE_OPTIONS -ffp-contract=off)
