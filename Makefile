@@ -27,10 +27,11 @@ MODEL ?= models/$(MODEL_FILE)
 
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-# our own sources; what third_party brings in is not ours to format
-GO_FILES     = $(shell find . -name '*.go' -not -path './third_party/*')
-CXX_FILES    = $(wildcard $(foreach dir,third_party/llama.cpp/fed third_party/go-llama.cpp/overlay llama,$(dir)/*.h $(dir)/*.cpp))
-SHELL_FILES  = .ci/run $(wildcard third_party/*.sh third_party/llama.cpp/*.sh third_party/go-llama.cpp/*.sh models/*.sh demo/*.sh)
+# our own sources by name, without what third_party brings in and builds
+own         = $(shell find . \( -path './third_party/*/src' -o -path './third_party/*/build*' -o -path './.?*/tools' \) -prune -o -type f -name '$(1)' -print)
+GO_FILES    = $(call own,*.go)
+CXX_FILES   = $(call own,*.h) $(call own,*.cpp)
+SHELL_FILES = .ci/run $(call own,*.sh)
 
 ##@ Use
 .PHONY: help
