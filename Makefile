@@ -74,9 +74,12 @@ patch-check: tools ## the patch applies to the pristine llama.cpp, and twice is 
 	@third_party/llama.cpp/supply.sh patch-check
 
 .PHONY: lint
-lint: lib .ci/tools/installed ## gofmt, go vet, staticcheck, clang-format, shellcheck
+lint: lib .ci/tools/installed ## gofmt, go mod, go vet, staticcheck, clang-format, shellcheck
 	@echo 'gofmt'
 	@files=$$(gofmt -l -s $(GO_FILES)); [[ -z $$files ]] || { printf 'not formatted (make format does it): %s\n' $$files; exit 1; }
+	@echo 'go mod'
+	@go mod tidy -diff
+	@go mod verify >/dev/null
 	@echo 'clang-format'
 	@.ci/tools/clang_format/data/bin/clang-format --dry-run -Werror $(CXX_FILES)
 	@echo 'shellcheck'
