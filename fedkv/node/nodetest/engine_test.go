@@ -1,0 +1,263 @@
+package nodetest
+
+import (
+	"errors"
+	"math"
+	"slices"
+	"testing"
+	"time"
+
+	"fedattn/fedkv"
+	"fedattn/fedkv/node"
+)
+
+var (
+	f16   = fedkv.WireTypes{K: fedkv.F16, V: fedkv.F16}
+	mixed = fedkv.WireTypes{K: fedkv.Q8_0, V: fedkv.Q4_0}
+)
+
+func schedules(t *testing.T, spec string) fedkv.Schedules {
+	t.Helper()
+	s, err := fedkv.ParseSchedules(spec, NewEngine().Model.Layers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func plain(t *testing.T, e *Engine, microBatch int, tokens []fedkv.Token) [][]float32 {
+	t.Helper()
+	c, err := e.OpenPlain(len(tokens), microBatch, len(tokens))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.Eval(tokens, 0, len(tokens), nil); err != nil {
+		t.Fatal(err)
+	}
+	return logits(t, c, len(tokens))
+}
+
+func logits(t *testing.T, c node.Cache, n int) (out [][]float32) {
+	t.Helper()
+	for i := range n {
+		row, err := c.Logits(i)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, row)
+	}
+	return out
+}
+
+func equal(a, b [][]float32) bool {
+	return slices.EqualFunc(a, b, func(x, y []float32) bool { return slices.Equal(x, y) })
+}
+
+var text = []fedkv.Token{7, 3, 9, 1, 60, 22, 8, 41, 5, 5, 13}
+
+func TestEngineIsTheTransformerUpToFloat16(t *testing.T) {
+	e := NewEngine()
+	want := e.Model.Centralised(text)
+	for i, row := range plain(t, e, len(text), text) {
+		for j, v := range row {
+			if d := math.Abs(float64(v) - want[i][j]); d > 0.02 {
+				t.Fatalf("token %d, logit %d: %g, float64 gives %g", i, j, v, want[i][j])
+			}
+		}
+	}
+}
+
+func TestMicroBatchesDoNotMatter(t *testing.T) {
+	e := NewEngine()
+	want := plain(t, e, len(text), text)
+	for n := range len(text) {
+		if !equal(plain(t, e, n+1, text), want) {
+			t.Errorf("micro-batches of %d differ", n+1)
+		}
+	}
+}
+
+func TestOracleOfOneParticipantIsOneProcess(t *testing.T) {
+	e := NewEngine()
+	for _, spec := range []string{"gather", "lockstep", "none", "H=3"} {
+		o := Oracle{Engine: e, Prefix: text[:3], Segments: [][]fedkv.Token{text[3:]}, Schedules: schedules(t, spec), Types: mixed}
+		if !equal(o.Logits(), plain(t, e, 4, text)[3:]) {
+			t.Errorf("%s differs", spec)
+		}
+	}
+}
+
+func TestOracleOfLosslessLockstepIsOneProcess(t *testing.T) {
+	e := NewEngine()
+	o := Oracle{
+		Engine: e, Prefix: text[:2], Segments: [][]fedkv.Token{text[2:5], text[5:6], text[6:]},
+		Schedules: schedules(t, "lockstep"), Types: f16, Positions: fedkv.InPlace,
+	}
+	want := plain(t, e, 4, text)[6:]
+	if !equal(o.Logits(), want) {
+		t.Error("differs")
+	}
+	o.Types = mixed
+	if equal(o.Logits(), want) {
+		t.Error("lossy rows make no difference")
+	}
+}
+
+func TestOracleIsTheMaskedTransformerUpToFloat16(t *testing.T) {
+	e := NewEngine()
+	for _, spec := range []string{"gather", "H=2", "contributors=0-2;publisher=1-"} {
+		o := Oracle{
+			Engine: e, Prefix: text[:2], Segments: [][]fedkv.Token{text[2:5], text[5:8], text[8:]},
+			Schedules: schedules(t, spec), Types: f16, Positions: fedkv.InPlace,
+		}
+		want := e.Model.Masked(text, o.layout(), o.Schedules)[8:]
+		for i, row := range o.Logits() {
+			for j, v := range row {
+				if d := math.Abs(float64(v) - want[i][j]); d > 0.02 {
+					t.Fatalf("%s, token %d, logit %d: %g, float64 gives %g", spec, i, j, v, want[i][j])
+				}
+			}
+		}
+	}
+}
+
+// Two caches exchange rows by hand, as participants do.
+func TestCachesExchangeRows(t *testing.T) {
+	e := NewEngine()
+	prefix, a, b := text[:2], text[2:6], text[6:]
+	all := schedules(t, "lockstep").Publisher
+	for _, types := range []fedkv.WireTypes{f16, mixed, {K: fedkv.Q5_1, V: fedkv.Q4_1}} {
+		rows := make([][]byte, e.Model.Layers)
+		none, _ := fedkv.NewSchedule(e.Model.Layers)
+		from := open(t, e, fedkv.CacheSpec{Sync: none, LocalCells: 6, SyncCells: 6, MicroBatch: 4, Outputs: 1})
+		must(t, from.Eval(prefix, 0, 0, nil))
+		must(t, from.Eval(a, 2, 0, &node.Hook{Layers: all, OnLayer: func(layer, first, n int) (stop bool, err error) {
+			rows[layer], err = from.AppendRows(nil, layer, first, n, types)
+			return layer == e.Model.Layers-1, err
+		}}))
+		if _, err := from.Logits(-1); err == nil {
+			t.Error("a pass that was stopped has logits")
+		}
+
+		to := open(t, e, fedkv.CacheSpec{Sync: all, LocalCells: 7, SyncCells: 11, MicroBatch: 5, Outputs: 5})
+		must(t, to.Eval(prefix, 0, 0, nil))
+		must(t, to.CanShift())
+		must(t, to.Reserve(2, 4))
+		must(t, to.SetNext(6))
+		must(t, to.Eval(b, 6, len(b), &node.Hook{Layers: all, OnLayer: func(layer, _, _ int) (bool, error) {
+			return false, to.WriteRows(layer, 2, 4, 0, types, rows[layer])
+		}}))
+		o := Oracle{Engine: e, Prefix: prefix, Segments: [][]fedkv.Token{a, b}, Schedules: schedules(t, "gather"), Types: types}
+		if !equal(logits(t, to, len(b)), o.Logits()) {
+			t.Errorf("%v differs", types)
+		}
+	}
+}
+
+func open(t *testing.T, e *Engine, spec fedkv.CacheSpec) node.Cache {
+	t.Helper()
+	c, err := e.Open(spec)
+	must(t, err)
+	t.Cleanup(func() { must(t, c.Close()) })
+	return c
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestCacheRefusesWhatLlamaRefuses(t *testing.T) {
+	e := NewEngine()
+	s := schedules(t, "contributors=none;publisher=1-")
+	spec := fedkv.CacheSpec{Sync: s.Publisher, LocalCells: 6, SyncCells: 10, MicroBatch: 4, Outputs: 1}
+	c := open(t, e, spec)
+	refuses := func(what string, err error) {
+		t.Helper()
+		if err == nil {
+			t.Errorf("%s is accepted", what)
+		}
+	}
+	refuses("a rotation before the first evaluation", c.CanShift())
+	refuses("an empty evaluation", c.Eval(nil, 0, 0, nil))
+	refuses("a gap", c.Eval(text[:2], 1, 0, nil))
+	refuses("a token outside the vocabulary", c.Eval([]fedkv.Token{61}, 0, 0, nil))
+	refuses("more outputs than the context keeps", c.Eval(text[:2], 0, 2, nil))
+	refuses("more tokens than cells", c.Eval(text[:7], 0, 0, nil))
+	must(t, c.Eval(text[:2], 0, 0, nil))
+	refuses("logits that were not kept", func() error { _, err := c.Logits(-1); return err }())
+	refuses("a cell twice", c.Reserve(1, 2))
+	refuses("more cells than there are", c.Reserve(2, 9))
+	refuses("a mask outside a hook", c.Mask(2, 1))
+	must(t, c.Reserve(2, 4))
+	refuses("an own token before remote ones", c.SetNext(5))
+	must(t, c.SetNext(6))
+	refuses("own tokens before their position", c.Eval(text[:1], 2, 0, nil))
+	row, err := c.AppendRows(nil, 1, 0, 1, f16)
+	must(t, err)
+	refuses("rows of a local layer", c.WriteRows(0, 2, 1, 0, f16, row))
+	refuses("rows without cells", c.WriteRows(1, 6, 1, 0, f16, row))
+	refuses("short rows", c.WriteRows(1, 2, 1, 0, f16, row[1:]))
+	refuses("rows of another type", c.WriteRows(1, 2, 1, 0, mixed, row))
+	bad := slices.Clone(row)
+	bad[1] = 0x7c
+	refuses("an infinity", c.WriteRows(1, 2, 1, 0, f16, bad))
+	must(t, c.WriteRows(1, 2, 1, 3, f16, row))
+	must(t, c.Eval(text[2:3], 6, 0, &node.Hook{Layers: s.Publisher, OnLayer: func(layer, _, _ int) (bool, error) {
+		refuses("an evaluation in a hook", c.Eval(text[:1], 7, 0, nil))
+		refuses("cells made in a hook", c.Reserve(8, 1))
+		refuses("a close in a hook", c.Close())
+		if layer == 1 {
+			must(t, c.Mask(2, 4))
+			refuses("a mask of own cells", c.Mask(0, 1))
+			refuses("a mask twice", c.Mask(2, 4))
+		}
+		return false, nil
+	}}))
+	failure := errors.New("failure")
+	if err := c.Eval(text[3:4], 7, 0, &node.Hook{Layers: s.Publisher, OnLayer: func(int, int, int) (bool, error) {
+		return false, failure
+	}}); err != failure {
+		t.Errorf("Eval returns %v", err)
+	}
+
+	if n := e.OpenCaches(); n != 1 {
+		t.Errorf("%d caches are open", n)
+	}
+	must(t, c.Close())
+	must(t, c.Close())
+	if err := c.Eval(text, 0, 0, nil); err != ErrClosed {
+		t.Errorf("after Close Eval returns %v", err)
+	}
+	if n := e.OpenCaches(); n != 0 {
+		t.Errorf("%d caches are open", n)
+	}
+	e.MostCells = 9
+	if _, err := e.Open(spec); !errors.Is(err, fedkv.ErrMemory) {
+		t.Errorf("without memory Open returns %v", err)
+	}
+}
+
+func TestInterruptEndsAnEvaluation(t *testing.T) {
+	e := NewEngine()
+	e.LayerTime = time.Minute
+	c, err := e.OpenPlain(4, 4, 1)
+	must(t, err)
+	defer c.Close()
+	done := make(chan error)
+	go func() { done <- c.Eval(text[:4], 0, 1, nil) }()
+	for {
+		select {
+		case err := <-done:
+			if err != ErrInterrupted {
+				t.Errorf("Eval returns %v", err)
+			}
+			return
+		case <-time.After(time.Millisecond):
+			c.Interrupt()
+		}
+	}
+}
