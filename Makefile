@@ -65,10 +65,6 @@ test: lib model patch-check ## Go, cgo and real-model tests, then the same witho
 test-upstream: deps model ## llama.cpp's own architecture, cache and state tests on the patched library
 	@third_party/llama.cpp/test-upstream.sh $(MODEL)
 
-.PHONY: test-go-llama
-test-go-llama: lib model ## go-llama.cpp's own test suite on the binding that lies over it
-	@cd third_party/go-llama.cpp/src && TEST_MODEL=$(abspath $(MODEL)) go test -timeout 20m ./...
-
 .PHONY: patch-check
 patch-check: tools ## the patch applies to the pristine llama.cpp, and twice is once
 	@third_party/llama.cpp/supply.sh patch-check
