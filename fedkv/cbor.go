@@ -11,7 +11,7 @@ import (
 // its section 4.2.1. Decoding is strict about everything that is known and lenient about keys that are not,
 // which is how later versions add to a message.
 var (
-	encMode = must(cbor.CoreDetEncOptions().EncMode())
+	encMode = must(encOptions().EncMode())
 	decMode = must(cbor.DecOptions{
 		DupMapKey:        cbor.DupMapKeyEnforcedAPF,
 		IndefLength:      cbor.IndefLengthForbidden,
@@ -24,6 +24,13 @@ var (
 		SimpleValues:     must(cbor.NewSimpleValueRegistryFromDefaults(onlyBooleans()...)),
 	}.DecMode())
 )
+
+// encOptions writes a list that is nil as an empty one: null has no place in a message.
+func encOptions() cbor.EncOptions {
+	o := cbor.CoreDetEncOptions()
+	o.NilContainers = cbor.NilContainerAsEmpty
+	return o
+}
 
 // onlyBooleans rejects null, undefined and every simple value but false and true: a key is there with its
 // value, or it is not there.

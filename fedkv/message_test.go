@@ -125,6 +125,30 @@ func TestMessagesComeBackAsTheyWere(t *testing.T) {
 	}
 }
 
+// Nobody missing, no prefix: lists are often nil on the way out, and never null on the wire.
+func TestEmptyListsComeBack(t *testing.T) {
+	for _, m := range []Message{
+		Receipt{Session: sampleSession, Tokens: 7, Layers: 6, Bytes: 100},
+		Plan{
+			Session: sampleSession, Schedules: sampleSchedules("none", 6), Types: WireTypes{Q8_0, Q4_0}, Positions: Canonical,
+			MaxTokens: 1, DeadlineMS: 1,
+		},
+	} {
+		frame, err := AppendMessage(nil, m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		back, err := ParseMessage(m.messageType(), frame[FrameHeaderSize:])
+		if err != nil {
+			t.Fatalf("%v: %v", m.messageType(), err)
+		}
+		again, err := AppendMessage(nil, back)
+		if err != nil || !bytes.Equal(again, frame) {
+			t.Errorf("%v comes back as %+v (%v)", m.messageType(), back, err)
+		}
+	}
+}
+
 func TestAppendMessageKeepsWhatWasThere(t *testing.T) {
 	b, err := AppendMessage([]byte("before"), Ping{Nonce: 7})
 	if err != nil || !strings.HasPrefix(string(b), "before") {
