@@ -17,6 +17,8 @@ import "C"
 import (
 	"fmt"
 	"unsafe"
+
+	"fedattn/fedkv"
 )
 
 // Commit is the llama.cpp commit that the engine was built from.
@@ -49,6 +51,8 @@ func fedError(what string, status C.int32_t) error {
 		return fmt.Errorf("llama: %s: %w", what, ErrContextFull)
 	case C.LLAMA_FED_E_UNSUPPORTED:
 		return fmt.Errorf("llama: %s: %w", what, ErrUnsupported)
+	case C.LLAMA_FED_E_MEMORY:
+		return fmt.Errorf("llama: %s: %w", what, fedkv.ErrMemory)
 	}
 	return fmt.Errorf("llama: %s: %s", what, C.GoString(C.llama_fed_strerror(status)))
 }

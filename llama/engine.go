@@ -42,11 +42,22 @@ func (e *Engine) Open(spec fedkv.CacheSpec) (node.Cache, error) {
 type cache struct{ *Context }
 
 func (c cache) Eval(tokens []fedkv.Token, pos, outputs int, hook *node.Hook) error {
-	var h *Hook
-	if hook != nil {
-		h = &Hook{Layers: hook.Layers, OnLayer: hook.OnLayer}
+	if hook == nil {
+		return c.Context.Eval(tokens, pos, outputs, nil)
 	}
-	return c.Context.Eval(tokens, pos, outputs, h)
+	var failed error
+	return c.Context.Eval(tokens, pos, outputs, &Hook{
+		Layers: hook.Layers,
+		OnLayer: func(layer, first, n int) (stop bool, err error) {
+			if failed == nil {
+				stop, failed = hook.OnLayer(layer, first, n)
+			}
+			if failed != nil {
+				c.Interrupt() // this micro-batch ends by itself; those to come have to be kept from beginning
+			}
+			return stop, failed
+		},
+	})
 }
 
 // sampler is a Sampler behind node's interface.

@@ -16,6 +16,8 @@ import (
 const (
 	// helloTimeout bounds how long a new link may take to say who it is and what it wants.
 	helloTimeout = 5 * time.Second
+	// planTimeout bounds how long a publisher may take to send its plan after Welcome.
+	planTimeout = 10 * time.Second
 	// joinTimeout bounds how long a direct link waits for a session that this device does not know yet: its commit may
 	// be on the way.
 	joinTimeout = 10 * time.Second
@@ -41,9 +43,9 @@ type ContributorConfig struct {
 	MaxContext int
 	MinLayer   int // rows of earlier layers stay here
 	MicroBatch int // in gather; 0: 512. In lockstep a segment is one micro-batch.
-	Sessions   int // at once; 0: 1
+	Sessions   int // evaluated at once; 0: 1
 
-	// OnSession is told what each session gave away. It may be nil.
+	// OnSession is told what each session gave away. It may be nil, and is called from several goroutines.
 	OnSession func(Contribution)
 	Log       zerolog.Logger
 }
@@ -55,14 +57,16 @@ type Contribution struct {
 	Tokens    int
 	Layers    int // layers whose rows were sent
 	Types     fedkv.WireTypes
-	Bytes     int64
-	Err       error // nil: the session ended as it should
+	Bytes     int64           // of rows that left this device, or began to
+	Missing   []fedkv.Missing // earlier contributors that it went on without (lockstep)
+	Err       error           // nil: the session ended as it should
 }
 
 // Contributor serves other devices' sessions.
 type Contributor struct {
-	cfg   ContributorConfig
-	slots chan struct{}
+	cfg     ContributorConfig
+	slots   chan struct{}
+	serving sync.WaitGroup // one for each link
 
 	mu       sync.Mutex
 	sessions map[fedkv.SessionID]*contribution
@@ -83,19 +87,22 @@ func NewContributor(cfg ContributorConfig) *Contributor {
 	}
 }
 
-// Serve answers links until the context ends or Peers fails, and returns when every session is over.
+// Serve answers links until the context ends or Peers fails, and returns when every session is over. It may be called
+// once.
 func (c *Contributor) Serve(ctx context.Context) error {
-	var serving sync.WaitGroup
-	defer serving.Wait()
+	defer c.serving.Wait()
 	for {
 		link, err := c.cfg.Peers.Accept(ctx)
 		if ctx.Err() != nil {
+			if err == nil {
+				_ = link.Close(fedkv.CodeCancelled, "this device is shutting down")
+			}
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		serving.Go(func() { c.welcome(ctx, link) })
+		c.serving.Go(func() { c.welcome(ctx, link) })
 	}
 }
 
@@ -105,84 +112,94 @@ func (c *Contributor) welcome(ctx context.Context, link Link) {
 	m, err := receive(waiting, link)
 	cancel()
 	hello, ok := m.(fedkv.Hello)
-	if err != nil || !ok {
+	switch {
+	case err != nil || !ok:
 		c.cfg.Log.Debug().Str("peer", link.ID()).Err(err).Msg("a link without hello")
 		_ = link.Close(fedkv.CodeOrder, "hello has to come first")
-		return
-	}
-	if hello.Role == fedkv.RoleContributor {
+	case hello.Role == fedkv.RoleContributor:
 		c.joined(ctx, link, hello)
-		return
+	default:
+		c.asked(ctx, link, hello)
 	}
+}
+
+// asked serves a publisher if it is its turn.
+func (c *Contributor) asked(ctx context.Context, link Link, hello fedkv.Hello) {
+	patience := time.NewTimer(busyTimeout)
+	defer patience.Stop()
 	select {
 	case c.slots <- struct{}{}:
-	case <-time.After(busyTimeout):
-		refuse(ctx, link, fedkv.Errorf(fedkv.CodeBusy, "%s", fedkv.CodeBusy.Text()))
+	case <-patience.C:
+		refuse(ctx, link, &fedkv.Error{Code: fedkv.CodeBusy})
 		return
 	case <-ctx.Done():
 		_ = link.Close(fedkv.CodeCancelled, "this device is shutting down")
 		return
 	}
-	defer func() { <-c.slots }()
-	c.serve(ctx, link, hello)
-}
-
-// receive returns the next message of a type that this version knows.
-func receive(ctx context.Context, link Link) (fedkv.Message, error) {
-	for {
-		if m, err := link.Receive(ctx); m != nil || err != nil {
-			return m, err
-		}
-	}
+	done := sync.OnceFunc(func() { <-c.slots })
+	defer done()
+	c.serve(ctx, link, hello, done)
 }
 
 // refuse tells a peer why and closes the link.
 func refuse(ctx context.Context, link Link, why error) {
-	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
 	defer cancel()
-	_ = link.Send(ctx, fedkv.RefuseOf(why))
+	if link.Send(ctx, fedkv.RefuseOf(why)) == nil {
+		_ = link.Flush(ctx)
+	}
 	_ = link.Close(fedkv.CodeOf(why), fedkv.CleanText(why.Error()))
 }
 
-// joined takes a direct link of another contributor to the session that it names.
+// joined takes a direct link of another contributor to the session that it names, and refuses it if that does not
+// want it.
 func (c *Contributor) joined(ctx context.Context, link Link, hello fedkv.Hello) {
-	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
+	waiting, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
+	if err := c.join(waiting, link, hello); err != nil {
+		refusal(c.cfg.Log, err).Str("peer", link.ID()).Err(err).Msg("direct link refused")
+		refuse(ctx, link, err)
+	}
+}
+
+func (c *Contributor) join(ctx context.Context, link Link, hello fedkv.Hello) error {
 	answer, err := fedkv.Greet(c.cfg.Self, hello)
 	if err != nil {
-		refuse(ctx, link, err)
-		return
+		return err
 	}
 	if err := link.Send(ctx, answer); err != nil {
-		return
+		return err
 	}
 	m, err := receive(ctx, link)
+	if err != nil {
+		return err
+	}
 	join, ok := m.(fedkv.Join)
-	if err != nil || !ok {
-		refuse(ctx, link, fedkv.Errorf(fedkv.CodeOrder, "join has to follow welcome"))
-		return
+	if !ok {
+		return fedkv.Errorf(fedkv.CodeOrder, "join has to follow welcome")
 	}
 	for {
 		c.mu.Lock()
 		session, known := c.sessions[join.Session], c.known
 		c.mu.Unlock()
 		if session != nil {
-			session.joins(link, join)
-			return
+			return session.join(link, join)
 		}
 		select {
 		case <-known:
 		case <-ctx.Done():
-			refuse(context.WithoutCancel(ctx), link, fedkv.Errorf(fedkv.CodeSession, "there is no session %v here", join.Session))
-			return
+			return fedkv.Errorf(fedkv.CodeSession, "there is no session %v here", join.Session)
 		}
 	}
 }
 
-// register makes a session known to joined until the returned function is called.
-func (c *Contributor) register(id fedkv.SessionID, s *contribution) (forget func()) {
+// register makes a session known to join until the returned function is called.
+func (c *Contributor) register(id fedkv.SessionID, s *contribution) (forget func(), err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.sessions[id] != nil {
+		return nil, fedkv.Errorf(fedkv.CodeDuplicate, "there is a session %v here already", id)
+	}
 	c.sessions[id] = s
 	close(c.known)
 	c.known = make(chan struct{})
@@ -190,26 +207,26 @@ func (c *Contributor) register(id fedkv.SessionID, s *contribution) (forget func
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		delete(c.sessions, id)
-	}
+	}, nil
 }
 
-// serve runs one publisher's session.
-func (c *Contributor) serve(ctx context.Context, link Link, hello fedkv.Hello) {
+// serve runs one publisher's session. evaluated is called when it needs the engine no more.
+func (c *Contributor) serve(ctx context.Context, link Link, hello fedkv.Hello, evaluated func()) {
 	log := c.cfg.Log.With().Str("publisher", link.ID()).Logger()
 	s, err := newContribution(ctx, c, link, log)
 	if err != nil {
 		refuse(ctx, link, err)
 		return
 	}
-	err = s.run(ctx, hello)
+	s.run(hello, evaluated)
 	s.close()
 
-	done := s.report(link.ID(), err)
+	done := s.report()
 	event := log.Info()
-	if err != nil {
-		event = log.Warn().Err(err)
+	if done.Err != nil && fedkv.CodeOf(done.Err) != fedkv.CodeCancelled {
+		event = log.Warn()
 	}
-	event.Str("name", hello.Name).Stringer("session", done.Session).Int("tokens", done.Tokens).
+	event.Err(done.Err).Str("name", hello.Name).Stringer("session", done.Session).Int("tokens", done.Tokens).
 		Int("layers", done.Layers).Stringer("types", done.Types).Int64("bytes", done.Bytes).Msg("session over")
 	if c.cfg.OnSession != nil {
 		c.cfg.OnSession(done)
@@ -222,24 +239,27 @@ type contribution struct {
 	x       *exchange
 	machine *fedkv.Contributor
 	link    Link
-	cache   Cache
 	tokens  []fedkv.Token
-	senders map[int]*blockSender
+	senders map[int]*blockSender // by recipient
 
 	// under the exchange's lock
-	plan    *fedkv.Plan
-	dials   []fedkv.Participant
-	work    *fedkv.Work
-	sent    fedkv.Done
-	over    bool
-	failed  error
-	waiting []waitingJoin
-	direct  []Link // opened or admitted
+	plan     *fedkv.Plan
+	deadline time.Time // of the plan
+	work     *fedkv.Work
+	dials    []fedkv.Participant // set with work
+	sent     bool                // all rows are on their way
+	bytes    int64
+	missing  []fedkv.Missing
+	failed   error
+	waiting  []*waitingJoin
+	direct   []Link // opened or admitted
 }
 
+// waitingJoin is a direct link about which the machine has not decided.
 type waitingJoin struct {
-	link Link
-	join fedkv.Join
+	link    Link
+	join    fedkv.Join
+	decided chan error
 }
 
 func newContribution(ctx context.Context, host *Contributor, link Link, log zerolog.Logger) (*contribution, error) {
@@ -266,70 +286,90 @@ func (s *contribution) drain() {
 	}
 	if r.Tokenise != nil {
 		s.plan = r.Tokenise
+		s.deadline = time.Now().Add(time.Duration(r.Tokenise.DeadlineMS) * time.Millisecond)
 	}
-	s.dials = append(s.dials, r.Dial...)
+	if r.Start != nil {
+		s.work, s.dials = r.Start, r.Dial
+	}
 	for _, p := range r.Dial {
 		// messages to it wait in the outbox until it is reached
 		s.x.links[p.Origin] = newOutbox()
-	}
-	for _, m := range r.Messages {
-		if done, ok := m.Message.(fedkv.Done); ok {
-			s.sent = done
-		}
 	}
 	s.x.send(r.Messages)
 	for _, a := range r.Joins {
 		s.answer(a)
 	}
-	if r.Start != nil {
-		s.work = r.Start
-	}
-	for _, m := range r.Missing {
-		s.x.missing[m.Origin] = true
-		s.x.log.Warn().Str("peer", m.Name).Str("phase", string(m.Phase)).Msg(m.Text)
-	}
-	if r.Failed != nil {
+	s.missing = append(s.missing, r.Missing...)
+	s.x.gone(r.Missing, fedkv.Lockstep)
+	s.sent = s.sent || r.Sent
+	switch {
+	case r.Failed != nil:
 		s.failed = r.Failed
+		s.x.end(r.Failed)
+	case r.Finished:
+		s.x.end(errOver)
 	}
-	s.over = s.over || r.Finished || r.Failed != nil
 }
 
 // run goes through one session, from Hello to the publisher's Done.
-func (s *contribution) run(ctx context.Context, hello fedkv.Hello) error {
+func (s *contribution) run(hello fedkv.Hello, evaluated func()) {
 	s.x.run()
 	s.x.attach(fedkv.PublisherLink, s.link, false)
 	s.senders[fedkv.PublisherLink] = s.newSender(fedkv.PublisherLink, s.link)
 	_ = s.x.step(fedkv.Received{From: fedkv.PublisherLink, Message: hello})
-	defer context.AfterFunc(ctx, func() {
-		_ = s.x.step(fedkv.Stopped{Code: fedkv.CodeCancelled, Text: "the contributor is shutting down"})
-	})()
-
-	if s.await(func() bool { return s.plan != nil }) {
-		forget := s.host.register(s.plan.Session, s)
-		defer forget()
-		if err := s.tokenise(ctx); err != nil {
-			_ = s.x.step(fedkv.Stopped{Code: fedkv.CodeOf(err), Text: fedkv.CleanText(err.Error())})
-		}
+	if err := s.contribute(evaluated); err != nil {
+		s.x.stopped("the contributor", err)
 	}
-	if s.await(func() bool { return s.work != nil }) {
+}
+
+// contribute is the session from the plan on. Its error is why this side does not go on, or that the session is over.
+func (s *contribution) contribute(evaluated func()) error {
+	waiting, cancel := context.WithTimeoutCause(s.x.live, planTimeout,
+		fedkv.Errorf(fedkv.CodeDeadline, "no plan came within %v", planTimeout))
+	defer cancel()
+	if err := s.x.await(waiting, func() bool { return s.plan != nil }); err != nil {
+		return err
+	}
+	forget, err := s.host.register(s.plan.Session, s)
+	if err != nil {
+		return err
+	}
+	defer forget()
+	if err := s.tokenise(); err != nil {
+		return err
+	}
+	if err := s.await(func() bool { return s.work != nil || s.sent }); err != nil {
+		return err
+	}
+	if s.work != nil {
 		if err := s.evaluate(); err != nil {
-			_ = s.x.step(fedkv.Stopped{Code: fedkv.CodeOf(err), Text: fedkv.CleanText(err.Error())})
+			return err
 		}
 	}
-	s.await(func() bool { return false })
-	return s.failed
+	if err := s.await(func() bool { return s.sent }); err != nil {
+		return err
+	}
+	evaluated()
+	return s.linger()
 }
 
-// await waits for a state; false means that the session is over.
-func (s *contribution) await(reached func() bool) bool {
-	over := false
-	// the machine ends the session when the context does, so that its last messages can leave
-	_ = s.x.await(context.Background(), func() bool { over = s.over; return over || reached() })
-	return !over
+// await waits for a state, or for the end of the session.
+func (s *contribution) await(reached func() bool) error { return s.x.await(s.x.live, reached) }
+
+// linger keeps the links open while rows are on their way: until the publisher says Done, which it may do after a long
+// answer, or until the plan's deadline, after which it takes no rows.
+func (s *contribution) linger() error {
+	ctx, cancel := context.WithDeadlineCause(s.x.live, s.deadline, errOver)
+	defer cancel()
+	err := s.x.await(ctx, func() bool { return false })
+	if s.x.live.Err() == nil {
+		_ = s.x.step(fedkv.PeerDown{Origin: fedkv.PublisherLink, Code: fedkv.CodeDeadline})
+	}
+	return err
 }
 
-func (s *contribution) tokenise(ctx context.Context) error {
-	tokens, err := s.host.cfg.Source.Segment(ctx, *s.plan)
+func (s *contribution) tokenise() error {
+	tokens, err := s.host.cfg.Source.Segment(s.x.live, *s.plan)
 	if err != nil {
 		return err
 	}
@@ -337,76 +377,83 @@ func (s *contribution) tokenise(ctx context.Context) error {
 	return s.x.step(fedkv.Tokenised{Count: len(tokens)})
 }
 
-// evaluate runs prefix and segment through the layers, receiving and sending rows on the way.
-func (s *contribution) evaluate() error {
+// evaluate runs prefix and segment through the layers, receiving and sending rows on the way. The cache is freed at
+// its end: what is to be sent was taken out of it.
+func (s *contribution) evaluate() (err error) {
 	w := s.work
 	for _, p := range s.dials {
 		sender := s.newSender(p.Origin, nil)
 		s.senders[p.Origin] = sender
-		s.x.goDo(func() { s.dial(p, sender) })
+		s.x.tasks.start(func() { s.dial(p, sender) })
 	}
-	batch := s.host.cfg.MicroBatch
-	remoteTokens := 0
-	if w.Schedules.Regime() == fedkv.Lockstep {
-		batch = len(s.tokens)
-		remoteTokens = w.Segment.Offset - len(w.Prefix)
-	}
-	own := len(w.Prefix) + len(s.tokens)
-	var err error
-	s.cache, err = s.host.cfg.Engine.Open(fedkv.CacheSpec{
-		Sync: w.Waits, LocalCells: own, SyncCells: own + remoteTokens,
-		MicroBatch: max(1, min(batch, max(len(s.tokens), len(w.Prefix)))), Outputs: 1,
-	})
+	cache, err := s.openCache()
 	if err != nil {
-		return err
+		return fmt.Errorf("a cache for %d tokens: %w", w.Segment.End(), err)
 	}
+	defer func() { err = errors.Join(err, cache.Close()) }()
+	defer interruptAfter(s.x.live, cache)()
 	if len(w.Prefix) > 0 {
-		if err := s.cache.Eval(w.Prefix, 0, 0, nil); err != nil {
-			return err
+		if err := cache.Eval(w.Prefix, 0, 0, nil); err != nil {
+			return evalError(s.x.live, "the prefix", err)
 		}
 	}
 	rows := &remote{
-		x: s.x, cache: s.cache, layout: w.Layout, origin: w.Origin, types: w.Types, hidden: map[int]bool{},
+		x: s.x, cache: cache, layout: w.Layout, origin: w.Origin, types: w.Types, hidden: map[int]bool{},
 		shift: func(int) int { return 0 }, pending: s.machine.Pending,
 	}
 	if w.Schedules.Regime() == fedkv.Lockstep {
-		if err := rows.reserve(w.Waits); err != nil {
-			return err
-		}
+		err = rows.reserve(w.Waits)
 	} else if w.At > len(w.Prefix) {
-		if err := s.cache.SetNext(w.At); err != nil {
-			return err
-		}
+		err = cache.SetNext(w.At)
+	}
+	if err != nil {
+		return err
 	}
 	layers, err := fedkv.NewSchedule(w.Sends.Len(), append(w.Sends.Layers(), w.Waits.Layers()...)...)
 	if err != nil {
 		return err
 	}
-	last := w.Sends.Last()
-	return s.cache.Eval(s.tokens, w.At, 0, &Hook{Layers: layers, OnLayer: func(layer, first, n int) (bool, error) {
-		s.x.mu.Lock()
-		over := s.over
-		s.x.mu.Unlock()
-		if over {
-			return true, nil
+	err = cache.Eval(s.tokens, w.At, 0, &Hook{Layers: layers, OnLayer: func(layer, first, n int) (bool, error) {
+		if s.x.live.Err() != nil {
+			return true, context.Cause(s.x.live)
 		}
 		if w.Sends.Sync(layer) {
-			if err := s.sendRows(layer, first-w.At, n); err != nil {
+			if err := s.sendRows(cache, layer, first-w.At, n); err != nil {
 				return true, err
 			}
 		}
 		if w.Waits.Sync(layer) {
-			if err := rows.await(s.x.ctx, layer); err != nil {
+			if err := rows.await(s.x.live, layer); err != nil {
 				return true, err
 			}
 		}
-		return layer >= last, nil
+		return layer >= w.Sends.Last(), nil
 	}})
+	if err != nil {
+		return evalError(s.x.live, "the segment", err)
+	}
+	return nil
+}
+
+// openCache holds prefix and own tokens, in lockstep those of earlier contributors too, where the segment is one
+// micro-batch.
+func (s *contribution) openCache() (Cache, error) {
+	w := s.work
+	batch, remoteTokens := s.host.cfg.MicroBatch, 0
+	longest := max(len(s.tokens), len(w.Prefix))
+	if w.Schedules.Regime() == fedkv.Lockstep {
+		batch, remoteTokens = longest, w.Segment.Offset-len(w.Prefix)
+	}
+	own := len(w.Prefix) + len(s.tokens)
+	return s.host.cfg.Engine.Open(fedkv.CacheSpec{
+		Sync: w.Waits, LocalCells: own, SyncCells: own + remoteTokens, MicroBatch: min(batch, longest), Outputs: 1,
+	})
 }
 
 // sendRows takes rows [first, first+n) of the segment out of the cache and queues them for everybody who needs them.
-func (s *contribution) sendRows(layer, first, n int) error {
+func (s *contribution) sendRows(cache Cache, layer, first, n int) error {
 	s.x.mu.Lock()
+	_ = s.x.stepLocked(fedkv.Tick{Now: time.Since(s.x.start)}) // Done says when the rows were computed
 	blocks, err := s.machine.Blocks(layer, first, n)
 	s.x.mu.Unlock()
 	if err != nil {
@@ -414,7 +461,7 @@ func (s *contribution) sendRows(layer, first, n int) error {
 	}
 	for _, b := range blocks {
 		h := b.Header
-		rows, err := s.cache.AppendRows(make([]byte, 0, h.Length), layer, s.work.At+h.First, h.Rows, h.Types)
+		rows, err := cache.AppendRows(make([]byte, 0, h.Length), layer, s.work.At+h.First, h.Rows, h.Types)
 		if err != nil {
 			return err
 		}
@@ -430,64 +477,48 @@ func (s *contribution) dial(to fedkv.Participant, sender *blockSender) {
 	ctx, cancel := context.WithTimeout(s.x.ctx, helloTimeout)
 	defer cancel()
 	link, err := s.host.cfg.Peers.Dial(ctx, Address{ID: to.ID, HostPort: to.Addr})
-	if err != nil {
-		s.x.lost(to.Origin, fmt.Errorf("no direct link: %w", err))
-		return
-	}
-	s.x.mu.Lock()
-	s.direct = append(s.direct, link)
-	s.x.mu.Unlock()
-	if _, err := greet(ctx, link, s.host.cfg.Self); err != nil {
-		s.x.lost(to.Origin, err)
-		return
-	}
-	s.x.attach(to.Origin, link, false)
-	sender.open(link)
-}
-
-// joins gives the machine another contributor's direct link.
-func (s *contribution) joins(link Link, join fedkv.Join) {
-	s.x.mu.Lock()
-	s.waiting = append(s.waiting, waitingJoin{link, join})
-	err := s.x.stepLocked(fedkv.Joined{ID: link.ID(), Join: join})
-	unanswered := err != nil && s.takeWaiting(link.ID(), join.Origin) != nil
-	s.x.mu.Unlock()
-	if err != nil {
-		s.x.log.Warn().Str("peer", link.ID()).Err(err).Msg("direct link refused")
-	}
-	if unanswered { // the session is over
-		refuse(context.Background(), link, err)
-	}
-}
-
-// takeWaiting removes and returns the waiting link of a device; the exchange holds its lock.
-func (s *contribution) takeWaiting(id string, origin int) Link {
-	for i, w := range s.waiting {
-		if w.link.ID() == id && w.join.Origin == origin {
-			s.waiting = slices.Delete(s.waiting, i, i+1)
-			return w.link
+	if err == nil {
+		s.x.mu.Lock()
+		s.direct = append(s.direct, link)
+		s.x.mu.Unlock()
+		if _, err = s.x.greet(ctx, link, s.host.cfg.Self); err == nil {
+			s.x.attach(to.Origin, link, false)
+			sender.open(link)
+			return
 		}
 	}
-	return nil
+	sender.drop()
+	s.x.lost(to.Origin, fmt.Errorf("no direct link: %w", err))
+}
+
+// join gives the machine another contributor's direct link and waits for its decision, which comes with the commit or
+// the end of the session at the latest.
+func (s *contribution) join(link Link, join fedkv.Join) error {
+	w := &waitingJoin{link, join, make(chan error, 1)}
+	s.x.mu.Lock()
+	s.waiting = append(s.waiting, w)
+	_ = s.x.stepLocked(fedkv.Joined{ID: link.ID(), Join: join})
+	s.x.mu.Unlock()
+	return <-w.decided
 }
 
 // answer is the machine's decision about a direct link; the exchange holds its lock.
 func (s *contribution) answer(a fedkv.JoinAnswer) {
-	link := s.takeWaiting(a.ID, a.Origin)
-	switch {
-	case link == nil:
-	case a.Err != nil:
-		s.x.goDo(func() { refuse(s.x.ctx, link, a.Err) })
-	default:
-		s.direct = append(s.direct, link)
-		s.x.attachLocked(a.Origin, link, true)
+	i := slices.IndexFunc(s.waiting, func(w *waitingJoin) bool { return w.link.ID() == a.ID && w.join.Origin == a.Origin })
+	w := s.waiting[i] // every answer has its Joined
+	s.waiting = slices.Delete(s.waiting, i, i+1)
+	if a.Err == nil {
+		s.direct = append(s.direct, w.link)
+		s.x.attachLocked(a.Origin, w.link, true)
 	}
+	w.decided <- a.Err
 }
 
-func (s *contribution) report(publisher string, err error) Contribution {
+// report is what the session gave away.
+func (s *contribution) report() Contribution {
 	s.x.mu.Lock()
 	defer s.x.mu.Unlock()
-	done := Contribution{Publisher: publisher, Bytes: s.sent.Bytes, Err: err}
+	done := Contribution{Publisher: s.link.ID(), Bytes: s.bytes, Missing: s.missing, Err: s.failed}
 	if s.plan != nil {
 		done.Session, done.Types = s.plan.Session, s.plan.Types
 	}
@@ -497,23 +528,16 @@ func (s *contribution) report(publisher string, err error) Contribution {
 	return done
 }
 
-// close frees the session's rows and links.
+// close ends the session's tasks and links.
 func (s *contribution) close() {
 	s.x.flush(flushTimeout)
 	s.x.close()
-	if s.cache != nil {
-		_ = s.cache.Close()
-	}
 	s.x.mu.Lock()
-	links := append([]Link{s.link}, s.direct...)
-	for _, w := range s.waiting {
-		links = append(links, w.link)
-	}
+	links, failed := append(s.direct, s.link), s.failed
 	s.x.mu.Unlock()
-	code, text := fedkv.Code(0), "the session is over"
-	var failed *fedkv.Error
-	if errors.As(s.failed, &failed) {
-		code, text = failed.Code, fedkv.CleanText(failed.Error())
+	code, text := fedkv.Code(0), errOver.Error()
+	if failed != nil {
+		code, text = fedkv.CodeOf(failed), fedkv.CleanText(failed.Error())
 	}
 	for _, link := range links {
 		_ = link.Close(code, text)

@@ -4,17 +4,32 @@
 // The publisher's side starts at Ask (publisher.go), the contributor's at Contributor.Serve (contributor.go). Data
 // flows through both in this order, and so do the functions of these files:
 //
-//  1. segment: the contributor tokenises its text, the publisher its question; the publisher commits the layout
-//  2. prefill: each evaluates prefix and segment; a Hook runs at the layers that matter
-//  3. rows:    inside the hook the contributor takes a layer's rows out of its cache, quantised
-//  4. block:   the machine hands out a header that the plan allows (sender.go queues header and rows)
-//  5. wire:    a Link carries it while later layers compute
-//  6. remote cells: the receiver checks, stages (staging.go) and places rows (remote.go), rotated in gather
-//  7. decode:  the publisher generates alone (Session.Generate)
+//  1. segment: the contributor tokenises its text (documents.go), the publisher its question; the publisher commits
+//     the layout
+//  2. prefill: each evaluates prefix and segment (evaluate.go); a Hook runs at the layers that matter
+//  3. rows: inside the hook the contributor takes a layer's rows out of its cache, quantised
+//  4. block: the machine hands out a header that the plan allows; header and rows wait in a queue (sender.go)
+//  5. wire: a Link carries it while later layers compute; the receiver checks it and holds it (staging.go)
+//  6. remote cells: inside the hook the receiver places the layer's rows, rotated in gather (remote.go)
+//  7. decode: the publisher generates alone (Session.Generate)
 //
-// In gather, rows are placed when all are here, so that a lost contributor leaves no trace: the stream is laid out as
-// if it had never joined. In lockstep they are placed inside the layer, and a lost one is masked from then on.
+// In gather the publisher's own segment is evaluated when all rows are here, so that a lost contributor leaves no
+// trace: the stream is laid out as if it had never joined. In lockstep participants wait inside the layer, and a lost
+// one is hidden from the first layer on of which not all its rows came.
 //
-// exchange.go is what both sides share: links and clock in, messages out, one event at a time. pipe.go is the twin of
-// a network in memory.
+// exchange.go is what both sides share: links and clock in, messages out (outbox.go), one event at a time. pipe.go is
+// the twin of a network in memory, nodetest that of an engine.
+//
+// # Deadlines
+//
+// Every wait ends. A contributor's session: hello within helloTimeout, its turn within busyTimeout, the plan within
+// planTimeout, and everything else by the plan's deadline, which is the publisher's GatherBy. The publisher: its
+// contributors are fixed at SetupBy at the latest, their rows are here at GatherBy or missing; after that it computes
+// alone. Where a machine has the deadline it is the machine's to judge. Evaluations are interrupted when the session
+// ends.
+//
+// # Memory
+//
+// What a peer can make this side hold is bounded: messages by outbox's limit, rows that come by the plan (each row
+// once, and MaxStaging), rows that go by the own segment.
 package node

@@ -2,7 +2,9 @@ package node
 
 import "fedattn/fedkv"
 
-// Engine is a loaded model. Its methods may be called from several goroutines.
+// Engine is a loaded model. Its methods may be called from several goroutines. An error of it, or of its caches, that
+// is one of fedkv's by errors.Is, such as ErrMemory, reaches the asker with that code, others as internal ones; the
+// text reaches the asker in either case.
 type Engine interface {
 	// Shape is the model's KV geometry.
 	Shape() fedkv.Shape
@@ -18,8 +20,8 @@ type Engine interface {
 }
 
 // Hook runs in mid-forward, at each of Layers, after K and V of the micro-batch [first, first+n) are stored and before
-// attention reads them. In it AppendRows, WriteRows and Mask of the Cache may be called. stop ends the evaluation
-// after the layer's rows are stored; an error does too and is what Eval returns.
+// attention reads them. In it AppendRows, WriteRows and Mask of the Cache may be called. stop spares this micro-batch the
+// layers to come, and there will be no logits; an error ends the evaluation and is what Eval returns.
 type Hook struct {
 	Layers  fedkv.Schedule
 	OnLayer func(layer, first, n int) (stop bool, err error)
@@ -27,13 +29,13 @@ type Hook struct {
 
 // Cache is one participant's forward pass: rows of local layers (own tokens) and of sync layers (own and remote
 // tokens). Positions are global; ranges are half-open, [first, first+n). One goroutine uses it at a time; only
-// Interrupt may be called from others.
+// Interrupt may be called from others, and not when Close may have begun.
 type Cache interface {
 	// Eval runs tokens at positions pos, pos+1, … through the layers and keeps the logits of the last outputs of them.
 	Eval(tokens []fedkv.Token, pos, outputs int, hook *Hook) error
 	// Logits of the i-th token whose logits the last Eval kept, [vocabulary]; -1 is the last.
 	Logits(i int) ([]float32, error)
-	// Interrupt makes a running Eval return soon, with an error.
+	// Interrupt makes a running Eval return soon, with an error. It has no effect on one that has not begun.
 	Interrupt()
 
 	// Reserve makes remote cells at the sync layers, SetNext moves the position of the next own token behind them.

@@ -13,11 +13,19 @@ import (
 	"fedattn/fedkv"
 )
 
-// sendTimeout bounds one control message; a peer that takes longer is lost.
-const sendTimeout = 5 * time.Second
+const (
+	// sendTimeout bounds one control message; a peer that takes longer is lost.
+	sendTimeout = 5 * time.Second
 
-// maxRefusals is how many blocks in a row a peer may send that are refused, before its link is closed.
-const maxRefusals = 64
+	// flushTimeout bounds how long a session's last messages may take to arrive.
+	flushTimeout = time.Second
+
+	// maxRefusals is how many messages, or blocks, in a row a peer may send that are refused, before its link is closed.
+	maxRefusals = 64
+)
+
+// errOver ends what belongs to a session that is over without a failure.
+var errOver = errors.New("the session is over")
 
 // machine is what both session machines of package fedkv have in common.
 type machine interface {
@@ -27,23 +35,29 @@ type machine interface {
 
 // exchange drives one session's machine: links and clock in, messages and staged blocks out. Everything that happens
 // goes through step, one event at a time.
+//
+// It has two contexts, because last messages have to leave after the work is over. Work uses live, which ends when the
+// caller's context does, or when the session does; the cause says why. Tasks use ctx, which ends with close only.
 type exchange struct {
 	machine machine
 	shape   fedkv.Shape
 	log     zerolog.Logger
 	// drain takes over what the machine's Ready says, under the lock.
 	drain func()
-
 	start time.Time
-	ctx   context.Context
-	stop  context.CancelFunc
-	tasks sync.WaitGroup
+
+	ctx  context.Context
+	stop context.CancelFunc
+	live context.Context
+	end  context.CancelCauseFunc
+
+	tasks tasks
 
 	mu      sync.Mutex
 	changed chan struct{} // closed at every step, then replaced
 	links   map[int]*outbox
 	staged  staging
-	missing map[int]bool // origins whose rows will not come
+	missing map[int]int // by origin: the first layer whose rows will not come
 	traffic map[int]*traffic
 }
 
@@ -53,12 +67,14 @@ type traffic struct {
 	done        fedkv.Done
 }
 
-func newExchange(ctx context.Context, shape fedkv.Shape, log zerolog.Logger) *exchange {
-	ctx, stop := context.WithCancel(ctx)
-	return &exchange{
-		shape: shape, log: log, start: time.Now(), ctx: ctx, stop: stop, changed: make(chan struct{}),
-		links: map[int]*outbox{}, staged: staging{}, missing: map[int]bool{}, traffic: map[int]*traffic{},
+func newExchange(parent context.Context, shape fedkv.Shape, log zerolog.Logger) *exchange {
+	x := &exchange{
+		shape: shape, log: log, start: time.Now(), changed: make(chan struct{}),
+		links: map[int]*outbox{}, staged: staging{}, missing: map[int]int{}, traffic: map[int]*traffic{},
 	}
+	x.ctx, x.stop = context.WithCancel(context.WithoutCancel(parent))
+	x.live, x.end = context.WithCancelCause(parent)
+	return x
 }
 
 // step gives the machine an event and takes over what it wants done.
@@ -77,26 +93,28 @@ func (x *exchange) stepLocked(e fedkv.Event) error {
 	return err
 }
 
-// await returns when ready, which is called under the lock, says true, or with the context's error.
+// await returns when ready, which is called under the lock, says true, or with the reason why the context ended.
 func (x *exchange) await(ctx context.Context, ready func() bool) error {
 	for {
 		x.mu.Lock()
 		done, changed := ready(), x.changed
 		x.mu.Unlock()
-		if done {
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case done:
 			return nil
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return ctx.Err()
 		}
 	}
 }
 
 // run keeps the machine's clock until the exchange ends.
 func (x *exchange) run() {
-	x.goDo(func() {
+	x.tasks.start(func() {
 		timer := time.NewTimer(0)
 		defer timer.Stop()
 		for {
@@ -119,18 +137,24 @@ func (x *exchange) run() {
 	})
 }
 
-func (x *exchange) goDo(f func()) {
-	x.tasks.Add(1)
-	go func() {
-		defer x.tasks.Done()
-		f()
-	}()
+// stopped tells the machine why this side, which is named for the others, does not go on. It has no effect on a
+// session that is over.
+func (x *exchange) stopped(side string, why error) {
+	e := fedkv.Stopped{Code: fedkv.CodeOf(why), Text: fedkv.CleanText(why.Error())}
+	switch {
+	case errors.Is(why, context.Canceled):
+		e = fedkv.Stopped{Code: fedkv.CodeCancelled, Text: side + " was stopped"}
+	case errors.Is(why, context.DeadlineExceeded):
+		e = fedkv.Stopped{Code: fedkv.CodeDeadline, Text: side + " ran out of time"}
+	}
+	_ = x.step(e)
 }
 
 // close ends every task of the exchange. Links stay with who opened them.
 func (x *exchange) close() {
+	x.end(nil)
 	x.stop()
-	x.tasks.Wait()
+	x.tasks.close()
 	x.mu.Lock()
 	x.staged.clear()
 	x.mu.Unlock()
@@ -151,14 +175,15 @@ func (x *exchange) attachLocked(origin int, link Link, blocks bool) {
 		x.links[origin] = out
 	}
 	out.open(link)
-	x.goDo(func() { out.run(x.ctx, func(err error) { x.lost(origin, err) }) })
-	x.goDo(func() { x.receiveMessages(origin, link) })
+	x.tasks.start(func() { out.run(x.ctx, func(err error) { x.lost(origin, err) }) })
+	x.tasks.start(func() { x.receiveMessages(origin, link) })
 	if blocks {
-		x.goDo(func() { x.receiveBlocks(origin, link) })
+		x.tasks.start(func() { x.receiveBlocks(origin, link) })
 	}
 }
 
 func (x *exchange) receiveMessages(origin int, link Link) {
+	refusals := 0
 	for {
 		m, err := receive(x.ctx, link)
 		if err != nil {
@@ -166,8 +191,9 @@ func (x *exchange) receiveMessages(origin int, link Link) {
 			return
 		}
 		x.observe(origin, m)
-		if err := x.step(fedkv.Received{From: origin, Message: m}); err != nil {
-			x.log.Warn().Str("peer", link.ID()).Err(err).Msg("message refused")
+		err = x.step(fedkv.Received{From: origin, Message: m})
+		if refusals = x.refused(origin, link, "message", refusals, err); refusals == maxRefusals {
+			return
 		}
 	}
 }
@@ -183,39 +209,63 @@ func (x *exchange) receiveBlocks(origin int, link Link) {
 			return err
 		})
 		switch {
-		case x.ctx.Err() != nil:
-			return
-		case err != nil && (link.Err() != nil || agreed):
-			// the link is gone, or rows that were promised will not come
-			x.lost(origin, err)
-			return
-		case err != nil:
-			x.log.Warn().Str("peer", link.ID()).Err(err).Msg("block refused")
-			if refusals++; refusals == maxRefusals {
-				x.lost(origin, fedkv.Errorf(fedkv.CodeProtocol, "%d blocks in a row were refused", refusals))
-				_ = link.Close(fedkv.CodeProtocol, "too many refused blocks")
+		case err == nil:
+			if !x.stage(origin, h, rows) {
 				return
 			}
-			continue
-		}
-		refusals = 0
-		if err := h.CheckFinite(x.shape.Layers[h.Layer], rows.Bytes); err != nil {
-			rows.Release()
+		case x.ctx.Err() != nil:
+			return
+		case agreed || link.Err() != nil:
+			// rows that were promised will not come, or the link is gone
 			x.lost(origin, err)
 			return
 		}
-		x.mu.Lock()
-		x.staged.put(h, rows)
-		t := x.trafficOf(origin)
-		if t.last = time.Now(); t.first.IsZero() {
-			t.first = t.last
+		if refusals = x.refused(origin, link, "block", refusals, err); refusals == maxRefusals {
+			return
 		}
-		if err := x.stepLocked(fedkv.BlockIn{From: origin, Header: h}); err != nil {
-			x.staged.drop(h)
-			x.log.Debug().Str("peer", link.ID()).Err(err).Msg("block dropped")
-		}
-		x.mu.Unlock()
 	}
+}
+
+// stage keeps a block until it is placed; false if its sender is lost over it.
+func (x *exchange) stage(origin int, h fedkv.BlockHeader, rows Rows) bool {
+	if err := h.CheckFinite(x.shape.Layers[h.Layer], rows.Bytes); err != nil {
+		rows.Release()
+		x.lost(origin, err)
+		return false
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.staged.put(h, rows)
+	t := x.trafficOf(origin)
+	if t.last = time.Now(); t.first.IsZero() {
+		t.first = t.last
+	}
+	if err := x.stepLocked(fedkv.BlockIn{From: origin, Header: h}); err != nil {
+		x.staged.drop(h) // its sender went missing meanwhile
+	}
+	return true
+}
+
+// refusal is the log's line for what was refused. What comes too late is nobody's fault and not worth a warning.
+func refusal(log zerolog.Logger, why error) *zerolog.Event {
+	switch fedkv.CodeOf(why) {
+	case 0, fedkv.CodeLost, fedkv.CodeSession:
+		return log.Debug()
+	}
+	return log.Warn()
+}
+
+// refused counts what a peer sent and the machine refused in a row. At maxRefusals the peer is cut off: each one costs
+// this side work and a line in its log.
+func (x *exchange) refused(origin int, link Link, what string, refusals int, err error) int {
+	if err == nil {
+		return 0
+	}
+	refusal(x.log, err).Str("peer", link.ID()).Err(err).Msg(what + " refused")
+	if refusals++; refusals == maxRefusals {
+		x.lost(origin, fedkv.Errorf(fedkv.CodeProtocol, "it sent %d %ss in a row that were refused", refusals, what))
+	}
+	return refusals
 }
 
 func (x *exchange) trafficOf(origin int) *traffic {
@@ -236,120 +286,92 @@ func (x *exchange) observe(origin int, m fedkv.Message) {
 	}
 }
 
-// lost reports that a participant is out of reach. The end of the session itself is no loss.
+// lost reports that a participant is out of reach, and ends its link, since nothing more is taken from it. The end of
+// the exchange itself is no loss.
 func (x *exchange) lost(origin int, err error) {
 	if x.ctx.Err() != nil {
 		return
 	}
-	code := fedkv.CodeOf(err)
+	code, text := fedkv.CodeOf(err), fedkv.CleanText(err.Error())
 	if errors.Is(err, context.DeadlineExceeded) {
-		code = fedkv.CodeDeadline
+		code, text = fedkv.CodeDeadline, fedkv.CodeDeadline.Text()
 	}
-	_ = x.step(fedkv.PeerDown{Origin: origin, Code: code, Text: fedkv.CleanText(err.Error())})
+	x.mu.Lock()
+	_ = x.stepLocked(fedkv.PeerDown{Origin: origin, Code: code, Text: text})
+	out := x.links[origin]
+	x.mu.Unlock()
+	if out != nil {
+		out.cut(code, text)
+	}
+}
+
+// greet says Hello over a link that this side dialled, and waits for Welcome. Without it the link is closed.
+func (x *exchange) greet(ctx context.Context, link Link, self fedkv.Hello) (fedkv.Welcome, error) {
+	welcome, err := greet(ctx, link, self)
+	switch {
+	case err == nil:
+	case x.ctx.Err() != nil:
+		_ = link.Close(0, errOver.Error())
+	default:
+		_ = link.Close(fedkv.CodeOf(err), "no welcome came")
+	}
+	return welcome, err
+}
+
+func greet(ctx context.Context, link Link, self fedkv.Hello) (fedkv.Welcome, error) {
+	if err := link.Send(ctx, self); err != nil {
+		return fedkv.Welcome{}, err
+	}
+	m, err := receive(ctx, link)
+	if err != nil {
+		return fedkv.Welcome{}, err
+	}
+	switch m := m.(type) {
+	case fedkv.Welcome:
+		return m, nil
+	case fedkv.Refuse:
+		return fedkv.Welcome{}, m.Err()
+	}
+	return fedkv.Welcome{}, fedkv.Errorf(fedkv.CodeOrder, "%T instead of an answer to hello", m)
+}
+
+// receive returns the next message of a type that this version knows.
+func receive(ctx context.Context, link Link) (fedkv.Message, error) {
+	for {
+		if m, err := link.Receive(ctx); m != nil || err != nil {
+			return m, err
+		}
+	}
+}
+
+// gone notes who went missing, under the lock. Rows from its first missing layer on are of no use, and in gather none.
+func (x *exchange) gone(list []fedkv.Missing, regime fedkv.Regime) {
+	for _, m := range list {
+		x.missing[m.Origin] = m.Layer
+		from := m.Layer
+		if regime == fedkv.Gather {
+			from = 0
+		}
+		x.staged.dropFrom(m.Origin, from)
+		x.log.Warn().Str("peer", m.Name).Str("phase", string(m.Phase)).Int("layer", m.Layer).Msg(m.Text)
+	}
 }
 
 // send queues messages, under the lock.
 func (x *exchange) send(messages []fedkv.Outbound) {
 	for _, m := range messages {
-		if out := x.links[m.To]; out != nil {
-			out.put(m.Message)
+		out := x.links[m.To]
+		if out != nil && !out.put(m.Message) {
+			x.tasks.start(func() {
+				x.lost(m.To, fedkv.Errorf(fedkv.CodeProtocol, "it does not take the answers to its messages"))
+			})
 		}
 	}
 }
 
-// outbox sends one link's messages in order, so that no step waits for a network. The protocol bounds it: a machine
-// answers what it receives.
-type outbox struct {
-	mu     sync.Mutex
-	queue  []fedkv.Message
-	closed bool
-	wake   chan struct{}
-	ended  chan struct{} // closed when run returns
-	link   Link          // nil until it is open
-}
-
-func newOutbox() *outbox { return &outbox{wake: make(chan struct{}, 1)} }
-
-func (o *outbox) poke() {
-	select {
-	case o.wake <- struct{}{}:
-	default:
-	}
-}
-
-func (o *outbox) put(m fedkv.Message) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if !o.closed {
-		o.queue = append(o.queue, m)
-		o.poke()
-	}
-}
-
-// open gives the outbox its link, before run.
-func (o *outbox) open(link Link) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.link, o.ended = link, make(chan struct{})
-}
-
-// next is the message to send, if there is one, and otherwise whether no more will come.
-func (o *outbox) next() (m fedkv.Message, closed bool) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if len(o.queue) == 0 {
-		return nil, o.closed
-	}
-	m, o.queue = o.queue[0], o.queue[1:]
-	return m, false
-}
-
-// run sends until the context ends, a message cannot be sent, or flush ends the outbox.
-func (o *outbox) run(ctx context.Context, failed func(error)) {
-	defer close(o.ended)
-	for {
-		m, closed := o.next()
-		switch {
-		case closed:
-			return
-		case m == nil:
-			select {
-			case <-o.wake:
-				continue
-			case <-ctx.Done():
-				return
-			}
-		}
-		sending, cancel := context.WithTimeout(ctx, sendTimeout)
-		err := o.link.Send(sending, m)
-		cancel()
-		if err != nil {
-			failed(err)
-			return
-		}
-	}
-}
-
-// flush takes no more messages and waits until the peer has received those that were queued.
-func (o *outbox) flush(ctx context.Context) {
-	o.mu.Lock()
-	link, ended := o.link, o.ended
-	o.closed = true
-	o.poke()
-	o.mu.Unlock()
-	if link == nil {
-		return
-	}
-	select {
-	case <-ended:
-		_ = link.Flush(ctx)
-	case <-ctx.Done():
-	}
-}
-
-// flush waits until every queued message has reached its peer, or for the timeout.
+// flush waits until every queued message has reached its peer, or for the timeout. No more are taken.
 func (x *exchange) flush(timeout time.Duration) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(x.ctx), timeout)
+	ctx, cancel := context.WithTimeout(x.ctx, timeout)
 	defer cancel()
 	x.mu.Lock()
 	links := slices.Collect(maps.Values(x.links))
@@ -359,4 +381,26 @@ func (x *exchange) flush(timeout time.Duration) {
 		flushing.Go(func() { o.flush(ctx) })
 	}
 	flushing.Wait()
+}
+
+// tasks are goroutines that are waited for. After close none is started.
+type tasks struct {
+	mu     sync.Mutex
+	closed bool
+	group  sync.WaitGroup
+}
+
+func (t *tasks) start(task func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.closed {
+		t.group.Go(task)
+	}
+}
+
+func (t *tasks) close() {
+	t.mu.Lock()
+	t.closed = true
+	t.mu.Unlock()
+	t.group.Wait()
 }

@@ -97,39 +97,54 @@ func (p *pipe) Send(ctx context.Context, m fedkv.Message) error {
 	if err != nil {
 		return err
 	}
+	return put(ctx, p.out, frame, p.end)
+}
+
+// put sends what is next. Nothing is sent after the end.
+func put[T any](ctx context.Context, to chan<- T, next T, end *pipeEnd) error {
 	select {
-	case <-p.end.done:
-		return p.end.err
+	case <-end.done:
+		return end.err
 	default:
 	}
 	select {
-	case p.out <- frame:
+	case to <- next:
 		return nil
-	case <-p.end.done:
-		return p.end.err
+	case <-end.done:
+		return end.err
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
 func (p *pipe) Receive(ctx context.Context) (fedkv.Message, error) {
-	var frame []byte
-	select { // what was sent before the end is delivered
-	case frame = <-p.in:
-	default:
-		select {
-		case frame = <-p.in:
-		case <-p.end.done:
-			return nil, p.end.err
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
+	frame, err := take(ctx, p.in, p.end)
+	if err != nil {
+		return nil, err
 	}
 	typ, size, err := fedkv.ParseFrameHeader(frame[:fedkv.FrameHeaderSize])
 	if err != nil {
 		return nil, err
 	}
 	return fedkv.ParseMessage(typ, frame[fedkv.FrameHeaderSize:][:size])
+}
+
+// take is what comes next. What was sent before the end is delivered.
+func take[T any](ctx context.Context, from <-chan T, end *pipeEnd) (next T, err error) {
+	select {
+	case next = <-from:
+		return next, nil
+	case <-end.done:
+		err = end.err
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	select {
+	case next = <-from:
+		return next, nil
+	default:
+		return next, err
+	}
 }
 
 func (p *pipe) SendBlock(ctx context.Context, h fedkv.BlockHeader, rows []byte) error {
@@ -140,28 +155,13 @@ func (p *pipe) SendBlock(ctx context.Context, h fedkv.BlockHeader, rows []byte) 
 	if h.Length != len(rows) {
 		return fmt.Errorf("node: a block of %d bytes whose header says %d", len(rows), h.Length)
 	}
-	select {
-	case p.blocks <- pipeBlock{header, append([]byte(nil), rows...)}:
-		return nil
-	case <-p.end.done:
-		return p.end.err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return put(ctx, p.blocks, pipeBlock{header, append([]byte(nil), rows...)}, p.end)
 }
 
 func (p *pipe) AcceptBlock(ctx context.Context, check func(fedkv.BlockHeader) error) (fedkv.BlockHeader, Rows, error) {
-	var b pipeBlock
-	select {
-	case b = <-p.blocksIn:
-	default:
-		select {
-		case b = <-p.blocksIn:
-		case <-p.end.done:
-			return fedkv.BlockHeader{}, Rows{}, p.end.err
-		case <-ctx.Done():
-			return fedkv.BlockHeader{}, Rows{}, ctx.Err()
-		}
+	b, err := take(ctx, p.blocksIn, p.end)
+	if err != nil {
+		return fedkv.BlockHeader{}, Rows{}, err
 	}
 	h, err := fedkv.ParseBlockHeader(b.header)
 	if err == nil {

@@ -16,9 +16,6 @@ import (
 // microBatch is how many tokens go through the layers together where nothing else decides: llama.cpp's own default.
 const microBatch = 512
 
-// flushTimeout bounds how long a session's last messages may take to leave.
-const flushTimeout = time.Second
-
 // Contact is a device that is asked to contribute.
 type Contact struct {
 	Name string // what the owner calls it
@@ -52,37 +49,32 @@ type Question struct {
 	Log zerolog.Logger
 }
 
-// Session is a question whose prompt is evaluated: rows are placed, logits are there.
+// Session is a question whose prompt is evaluated: rows are placed, logits are there. One goroutine uses it at a time;
+// only Report may be called from others.
 type Session struct {
 	q       *Question
 	x       *exchange
 	machine *fedkv.Publisher
 	cache   Cache
-	links   []Link
-	names   []string // by origin: what the owner calls it, or what it calls itself
-	report  Report
 	next    int // position of the next token
 
 	// under the exchange's lock
+	links              []Link   // by origin, nil until it is dialled
+	names              []string // by origin: what the owner calls it, or what it calls itself
 	committed, settled *fedkv.Layout
-	failed             error
+	report             Report
 }
 
 // Ask runs the steps that package node's documentation numbers, up to the logits of the question's last token. The
-// session must be closed.
+// context is for these steps only. The session must be closed.
 func Ask(ctx context.Context, q Question) (*Session, error) {
 	q.Outputs = max(1, q.Outputs)
 	s := &Session{q: &q}
 	if err := s.open(ctx); err != nil {
 		return nil, err
 	}
-	err := s.prefill(ctx)
-	if err != nil {
-		if ctx.Err() != nil {
-			_ = s.x.step(fedkv.Stopped{Code: fedkv.CodeCancelled, Text: "the publisher cancelled the session"})
-		} else {
-			_ = s.x.step(fedkv.Stopped{Code: fedkv.CodeOf(err), Text: fedkv.CleanText(err.Error())})
-		}
+	if err := s.prefill(); err != nil {
+		s.x.stopped("the publisher", err)
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
@@ -95,29 +87,28 @@ func (s *Session) open(ctx context.Context) error {
 	if _, err := rand.Read(id[:]); err != nil {
 		return err
 	}
-	names := make([]string, len(q.Contacts))
+	s.names = make([]string, len(q.Contacts))
 	for i, c := range q.Contacts {
-		names[i] = c.Name
+		s.names[i] = c.Name
 	}
-	s.names = slices.Clone(names)
-	s.x = newExchange(ctx, q.Engine.Shape(), q.Log.With().Stringer("session", id).Logger())
 	var err error
 	s.machine, err = fedkv.NewPublisher(fedkv.PublisherConfig{
 		Session: id, Self: q.Self, ID: q.ID, Shape: q.Engine.Shape(), Schedules: q.Schedules, Types: q.Types,
 		Positions: q.Positions, Prefix: q.Prefix, Own: len(q.Own), MaxContext: q.MaxContext - q.Answer,
-		Contributors: len(q.Contacts), Names: names, RequireAll: q.RequireAll, MinPeers: q.MinPeers,
+		Contributors: len(q.Contacts), Names: slices.Clone(s.names), RequireAll: q.RequireAll, MinPeers: q.MinPeers,
 		SetupBy: q.SetupBy, GatherBy: q.GatherBy,
 	})
 	if err != nil {
 		return err
 	}
 	s.links = make([]Link, len(q.Contacts))
-	s.x.machine, s.x.drain = s.machine, s.drain
 	s.report = Report{Session: id, Started: time.Now(), Regime: q.Schedules.Regime()}
-	s.drain()
+	s.x = newExchange(ctx, q.Engine.Shape(), q.Log.With().Stringer("session", id).Logger())
+	s.x.machine, s.x.drain = s.machine, s.drain
+	s.drain() // nobody else is here yet
 	s.x.run()
 	for origin, contact := range q.Contacts {
-		s.x.goDo(func() { s.connect(origin, contact) })
+		s.x.tasks.start(func() { s.connect(origin, contact) })
 	}
 	return nil
 }
@@ -128,10 +119,7 @@ func (s *Session) drain() {
 	s.machine.Advance()
 	s.x.send(r.Messages)
 	s.report.Notes = append(s.report.Notes, r.Notes...)
-	for _, m := range r.Missing {
-		s.x.missing[m.Origin] = true
-		s.x.log.Warn().Str("peer", m.Name).Str("phase", string(m.Phase)).Msg(m.Text)
-	}
+	s.x.gone(r.Missing, s.report.Regime)
 	if r.Committed != nil {
 		s.committed = r.Committed
 	}
@@ -139,7 +127,7 @@ func (s *Session) drain() {
 		s.settled = r.Settled
 	}
 	if r.Failed != nil {
-		s.failed = r.Failed
+		s.x.end(r.Failed)
 	}
 }
 
@@ -155,7 +143,7 @@ func (s *Session) connect(origin int, contact Contact) {
 	s.x.mu.Lock()
 	s.links[origin] = link
 	s.x.mu.Unlock()
-	welcome, err := greet(ctx, link, s.q.Self)
+	welcome, err := s.x.greet(ctx, link, s.q.Self)
 	if err != nil {
 		s.x.lost(origin, err)
 		return
@@ -167,130 +155,103 @@ func (s *Session) connect(origin int, contact Contact) {
 	s.x.mu.Unlock()
 	s.x.attach(origin, link, true)
 	err = s.x.step(fedkv.PeerUp{Origin: origin, Welcome: welcome, ID: link.ID(), Addr: link.Addr()})
-	if err != nil {
+	if err != nil && s.x.live.Err() == nil {
 		s.x.log.Warn().Str("peer", welcome.Name).Err(err).Msg("contributor left out")
 	}
 }
 
-// greet says Hello and waits for Welcome.
-func greet(ctx context.Context, link Link, self fedkv.Hello) (fedkv.Welcome, error) {
-	if err := link.Send(ctx, self); err != nil {
-		return fedkv.Welcome{}, err
-	}
-	for {
-		m, err := link.Receive(ctx)
-		if err != nil {
-			return fedkv.Welcome{}, err
-		}
-		switch m := m.(type) {
-		case nil: // of a later version
-		case fedkv.Welcome:
-			return m, nil
-		case fedkv.Refuse:
-			return fedkv.Welcome{}, m.Err()
-		default:
-			return fedkv.Welcome{}, fedkv.Errorf(fedkv.CodeOrder, "%T instead of an answer to hello", m)
-		}
-	}
-}
-
 // await waits for a state of the machine, or for the end of the session.
-func (s *Session) await(ctx context.Context, reached func() bool) error {
-	var failed error
-	err := s.x.await(ctx, func() bool { failed = s.failed; return failed != nil || reached() })
-	return errors.Join(err, failed)
+func (s *Session) await(reached func() bool) error { return s.x.await(s.x.live, reached) }
+
+// note writes to the report.
+func (s *Session) note(update func(r *Report)) {
+	s.x.mu.Lock()
+	defer s.x.mu.Unlock()
+	update(&s.report)
 }
 
 // prefill evaluates prefix, everybody's rows and the own segment.
-func (s *Session) prefill(ctx context.Context) error {
+func (s *Session) prefill() error {
 	q := s.q
-	if err := s.await(ctx, func() bool { return s.committed != nil }); err != nil {
+	if err := s.await(func() bool { return s.committed != nil }); err != nil {
 		return err
 	}
-	layout := *s.committed
-	s.report.SetupMS = since(s.report.Started)
-	if err := s.checkStaging(layout); err != nil {
+	committed := *s.committed
+	s.note(func(r *Report) { r.SetupMS = since(r.Started) })
+	if err := s.checkStaging(committed); err != nil {
 		return err
 	}
-	if err := s.openCache(layout); err != nil {
-		return err
+	if err := s.openCache(committed); err != nil {
+		return fmt.Errorf("a cache for %d tokens: %w", committed.Total()+q.Answer, err)
 	}
-	stop := context.AfterFunc(ctx, s.cache.Interrupt)
-	defer stop()
-	if len(q.Prefix) > 0 {
-		if err := s.cache.Eval(q.Prefix, 0, 0, nil); err != nil {
-			return evalError(ctx, "the prefix", err)
-		}
-		if q.Positions == fedkv.Canonical && len(layout.Segments) > 1 {
-			if err := s.cache.CanShift(); err != nil {
-				return fedkv.Errorf(fedkv.CodePlan, "%v; use --positions inplace", err)
-			}
-		}
+	defer interruptAfter(s.x.live, s.cache)()
+	if err := s.prefillPrefix(len(committed.Segments) > 1); err != nil {
+		return err
 	}
 
 	waiting := time.Now()
-	if err := s.await(ctx, func() bool { return s.settled != nil }); err != nil {
+	if err := s.await(func() bool { return s.settled != nil }); err != nil {
 		return err
 	}
-	layout = *s.settled
-	s.report.WaitMS = since(waiting)
+	layout := *s.settled
+	own := layout.Segments[len(layout.Segments)-1]
+	s.note(func(r *Report) { r.WaitMS, r.Layout, r.Own = since(waiting), layout, own.Tokens })
 	rows := &remote{
-		x: s.x, cache: s.cache, layout: layout, origin: len(q.Contacts), types: q.Types, hidden: map[int]bool{},
+		x: s.x, cache: s.cache, layout: layout, origin: own.Origin, types: q.Types, hidden: map[int]bool{},
 		shift: s.machine.Shift, pending: s.machine.Pending,
 	}
-	placing := time.Now()
 	if err := rows.reserve(q.Schedules.Publisher); err != nil {
 		return err
 	}
-	var hook *Hook
-	if s.report.Regime == fedkv.Gather {
-		for _, layer := range q.Schedules.Publisher.Layers() {
-			if err := rows.place(layer); err != nil {
-				return err
-			}
-		}
-	} else {
-		hook = &Hook{Layers: q.Schedules.Publisher, OnLayer: func(layer, _, _ int) (bool, error) {
-			waiting := time.Now()
-			err := rows.await(ctx, layer)
-			s.report.SyncMS += since(waiting)
+	evaluating, placing := time.Now(), time.Duration(0)
+	err := s.cache.Eval(q.Own, own.Offset, q.Outputs, &Hook{
+		Layers: q.Schedules.Publisher,
+		OnLayer: func(layer, _, _ int) (bool, error) {
+			began := time.Now()
+			err := rows.await(s.x.live, layer)
+			placing += time.Since(began)
 			return false, err
-		}}
+		},
+	})
+	if err != nil {
+		return evalError(s.x.live, "the question", err)
 	}
-	if hook == nil {
-		s.report.SyncMS = since(placing)
-	}
-	own := layout.Segments[len(layout.Segments)-1]
-	s.report.Layout, s.report.Own = layout, own.Tokens
-	evaluating := time.Now()
-	if err := s.cache.Eval(q.Own, own.Offset, q.Outputs, hook); err != nil {
-		return evalError(ctx, "the question", err)
-	}
-	s.report.PrefillMS = since(evaluating)
-	s.next = own.Offset + own.Tokens
+	s.note(func(r *Report) {
+		r.SyncMS = milliseconds(placing)
+		r.PrefillMS = since(evaluating) - r.SyncMS
+	})
+	s.next = own.End()
 	return nil
 }
 
-// evalError names what was evaluated, or says that the user stopped it.
-func evalError(ctx context.Context, what string, err error) error {
-	if ctx.Err() != nil {
-		return ctx.Err()
+// prefillPrefix evaluates the prefix while the contributors work.
+func (s *Session) prefillPrefix(contributors bool) error {
+	if len(s.q.Prefix) == 0 {
+		return nil
 	}
-	return fmt.Errorf("evaluating %s: %w", what, err)
+	if err := s.cache.Eval(s.q.Prefix, 0, 0, nil); err != nil {
+		return evalError(s.x.live, "the prefix", err)
+	}
+	if s.q.Positions == fedkv.Canonical && contributors {
+		if err := s.cache.CanShift(); err != nil {
+			return fedkv.Errorf(fedkv.CodePlan, "%v; use --positions inplace", err)
+		}
+	}
+	return nil
 }
 
 // checkStaging holds the rows to come against the memory that they may take before they are placed.
 func (s *Session) checkStaging(layout fedkv.Layout) error {
-	var bytes int64
-	for _, segment := range layout.Segments[:len(layout.Segments)-1] {
-		for _, layer := range s.q.Schedules.Publisher.Layers() {
-			k, v, err := s.q.Engine.Shape().Layers[layer].BlockSize(s.q.Types, segment.Tokens)
-			if err != nil {
-				return err
-			}
-			bytes += int64(k) + int64(v)
+	var row int64 // bytes of one token's rows, over all layers
+	for _, layer := range s.q.Schedules.Publisher.Layers() {
+		k, v, err := s.q.Engine.Shape().Layers[layer].BlockSize(s.q.Types, 1)
+		if err != nil {
+			return err
 		}
+		row += int64(k) + int64(v)
 	}
+	own := layout.Segments[len(layout.Segments)-1]
+	bytes := row * int64(layout.Total()-layout.Prefix-own.Tokens)
 	if s.q.MaxStaging > 0 && bytes > s.q.MaxStaging {
 		return fedkv.Errorf(fedkv.CodeMemory, "the contributors' rows take %d MiB and %d MiB may be held; ask fewer devices or use a smaller --wire",
 			bytes>>20, s.q.MaxStaging>>20)
@@ -303,8 +264,8 @@ func (s *Session) openCache(layout fedkv.Layout) (err error) {
 	batch := q.MicroBatch
 	if batch == 0 {
 		batch = microBatch
-		if s.report.Regime == fedkv.Lockstep {
-			batch = len(q.Own)
+		if q.Schedules.Regime() == fedkv.Lockstep {
+			batch = max(len(q.Own), len(q.Prefix))
 		}
 	}
 	s.cache, err = q.Engine.Open(fedkv.CacheSpec{
@@ -329,27 +290,32 @@ const (
 // Generate decodes at most limit tokens and gives each one's text to emit; nothing crosses the network. It may be
 // called once.
 func (s *Session) Generate(ctx context.Context, choose Sampler, limit int, emit func(piece []byte) error) (stopped string, err error) {
-	stop := context.AfterFunc(ctx, s.cache.Interrupt)
-	defer stop()
+	defer interruptAfter(ctx, s.cache)()
 	started := time.Now()
-	defer func() { s.report.DecodeMS = since(started) }()
-	for range min(limit, s.q.Answer) {
+	defer func() { s.note(func(r *Report) { r.DecodeMS = since(started) }) }()
+	limit = min(limit, s.q.Answer)
+	for decoded := 1; decoded <= limit; decoded++ {
 		token, err := choose.Next(s.cache)
 		if err != nil {
 			return "", err
 		}
-		if s.report.TTFTMS == 0 {
-			s.report.TTFTMS = since(s.report.Started)
-		}
+		s.note(func(r *Report) {
+			if r.TTFTMS == 0 {
+				r.TTFTMS = since(r.Started)
+			}
+		})
 		if s.q.Engine.EndsGeneration(token) {
 			return StopEnd, nil
 		}
 		if err := emit(s.q.Engine.Piece(token)); err != nil {
 			return "", err
 		}
-		s.report.Decoded++
-		if s.report.Decoded == limit {
-			break
+		s.note(func(r *Report) { r.Decoded = decoded })
+		if decoded == limit {
+			break // nobody asks for the logits after it
+		}
+		if ctx.Err() != nil {
+			return "", context.Cause(ctx)
 		}
 		if err := s.cache.Eval([]fedkv.Token{token}, s.next, 1, nil); err != nil {
 			return "", evalError(ctx, "the answer", err)
@@ -359,17 +325,16 @@ func (s *Session) Generate(ctx context.Context, choose Sampler, limit int, emit 
 	return StopLength, nil
 }
 
-// Close ends the session for everybody and frees its rows.
+// Close ends the session for everybody and frees its rows. It may be called again.
 func (s *Session) Close() error {
 	s.x.mu.Lock()
-	messages := s.machine.CloseMessages()
-	s.x.send(messages)
+	s.x.send(s.machine.CloseMessages())
 	s.x.mu.Unlock()
 	s.x.flush(flushTimeout)
 	s.x.close()
 	for _, link := range s.links {
 		if link != nil {
-			_ = link.Close(0, "the session is over")
+			_ = link.Close(0, errOver.Error())
 		}
 	}
 	if s.cache == nil {

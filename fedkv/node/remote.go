@@ -30,60 +30,55 @@ func (r *remote) earlier() []fedkv.Segment {
 	return nil
 }
 
-// reserve makes the cells of all earlier segments and moves the next own position behind them.
+// reserve makes the cells of all earlier segments and moves the next own position to its place.
 func (r *remote) reserve(sync fedkv.Schedule) error {
-	earlier := r.earlier()
-	if len(earlier) == 0 {
-		return nil
-	}
-	last := earlier[len(earlier)-1]
-	if sync.Count() > 0 {
-		if err := r.cache.Reserve(r.layout.Prefix, last.End()-r.layout.Prefix); err != nil {
+	for _, s := range r.earlier() {
+		if sync.Count() == 0 {
+			break
+		}
+		if err := r.cache.Reserve(s.Offset, s.Tokens); err != nil {
 			return err
 		}
 	}
-	return r.cache.SetNext(last.End())
+	if own, ok := r.layout.Segment(r.origin); ok && own.Offset > r.layout.Prefix {
+		return r.cache.SetNext(own.Offset)
+	}
+	return nil
 }
 
-// place writes the staged rows of a layer, in the order of the token stream.
-func (r *remote) place(layer int) error {
+// await is for inside a layer: it waits until the rows of all earlier participants are here or given up, and places
+// them in the order of the token stream. Whoever was given up is hidden from the first layer on of which not all its
+// rows came. In gather all are here before the evaluation begins.
+func (r *remote) await(ctx context.Context, layer int) error {
+	if err := r.x.await(ctx, func() bool { return len(r.pending(layer)) == 0 }); err != nil {
+		return err
+	}
 	for _, s := range r.earlier() {
 		r.x.mu.Lock()
-		missing := r.x.missing[s.Origin]
+		from, missing := r.x.missing[s.Origin]
 		blocks := r.x.staged.take(layer, s.Origin)
 		r.x.mu.Unlock()
-		for _, b := range blocks {
-			var err error
-			if !missing {
-				err = r.cache.WriteRows(layer, s.Offset+b.header.First, b.header.Rows, r.shift(s.Origin), r.types, b.rows.Bytes)
-			}
-			b.rows.Release()
-			if err != nil {
-				return fmt.Errorf("rows of participant %d: %w", s.Origin, err)
-			}
+		err := r.placeOrHide(layer, s, blocks, missing && layer >= from)
+		release(blocks)
+		if err != nil {
+			return fmt.Errorf("rows of participant %d: %w", s.Origin, err)
 		}
 	}
 	return nil
 }
 
-// await is for inside a layer: it waits until the rows of all earlier participants are here or given up, places them,
-// and hides those who were given up from this layer and the later ones.
-func (r *remote) await(ctx context.Context, layer int) error {
-	if err := r.x.await(ctx, func() bool { return len(r.pending(layer)) == 0 }); err != nil {
-		return err
+func (r *remote) placeOrHide(layer int, s fedkv.Segment, blocks []stagedBlock, hide bool) error {
+	switch {
+	case hide && r.hidden[s.Origin]:
+		return nil
+	case hide:
+		r.hidden[s.Origin] = true
+		return r.cache.Mask(s.Offset, s.Tokens)
 	}
-	if err := r.place(layer); err != nil {
-		return err
-	}
-	for _, s := range r.earlier() {
-		r.x.mu.Lock()
-		missing := r.x.missing[s.Origin]
-		r.x.mu.Unlock()
-		if missing && !r.hidden[s.Origin] {
-			if err := r.cache.Mask(s.Offset, s.Tokens); err != nil {
-				return err
-			}
-			r.hidden[s.Origin] = true
+	for _, b := range blocks {
+		h := b.header
+		if err := r.cache.WriteRows(layer, s.Offset+h.First, h.Rows, r.shift(s.Origin), r.types, b.rows.Bytes); err != nil {
+			return err
 		}
 	}
 	return nil

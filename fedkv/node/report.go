@@ -1,6 +1,7 @@
 package node
 
 import (
+	"slices"
 	"time"
 
 	"fedattn/fedkv"
@@ -18,7 +19,7 @@ type Report struct {
 	SetupMS   float64 // until the participants were frozen
 	WaitMS    float64 // until the rows were here (gather)
 	SyncMS    float64 // placing rows; in lockstep, waiting for them too
-	PrefillMS float64 // the own segment
+	PrefillMS float64 // the own segment, without SyncMS
 	TTFTMS    float64 // until the first token of the answer
 	DecodeMS  float64
 	Decoded   int // tokens of the answer
@@ -59,13 +60,16 @@ func (r *Report) Received() int64 {
 	return n
 }
 
-func since(t time.Time) float64 { return float64(time.Since(t)) / float64(time.Millisecond) }
+func since(t time.Time) float64 { return milliseconds(time.Since(t)) }
+
+func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
 // Report is what the session did so far.
 func (s *Session) Report() Report {
 	s.x.mu.Lock()
 	defer s.x.mu.Unlock()
 	r := s.report
+	r.Notes = slices.Clone(r.Notes)
 	missing := s.machine.Missing()
 	for origin := range s.q.Contacts {
 		p := PeerReport{Origin: origin, Name: s.names[origin]}

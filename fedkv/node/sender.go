@@ -12,36 +12,47 @@ type outgoingBlock struct {
 }
 
 // blockSender sends one recipient its blocks in the background, so that rows of a layer leave while later layers
-// compute. The plan bounds what it holds: each row is queued once.
+// compute. The plan bounds what it holds: the machine hands out each row of the segment once. No row leaves after the
+// session ended.
 type blockSender struct {
 	s    *contribution
 	to   int
 	wake chan struct{}
 
-	mu    sync.Mutex
-	link  Link // nil until it is open
-	queue []outgoingBlock
+	mu      sync.Mutex
+	link    Link // nil until it is open
+	queue   []outgoingBlock
+	dropped bool
 }
 
 func (s *contribution) newSender(to int, link Link) *blockSender {
 	b := &blockSender{s: s, to: to, link: link, wake: make(chan struct{}, 1)}
-	s.x.goDo(b.run)
+	s.x.tasks.start(b.run)
 	return b
 }
 
 func (b *blockSender) put(h fedkv.BlockHeader, rows []byte) {
 	b.mu.Lock()
-	b.queue = append(b.queue, outgoingBlock{h, rows})
-	b.mu.Unlock()
-	b.poke()
+	defer b.mu.Unlock()
+	if !b.dropped {
+		b.queue = append(b.queue, outgoingBlock{h, rows})
+		b.poke()
+	}
 }
 
 // open gives the sender its link.
 func (b *blockSender) open(link Link) {
 	b.mu.Lock()
+	defer b.mu.Unlock()
 	b.link = link
-	b.mu.Unlock()
 	b.poke()
+}
+
+// drop frees what is queued and takes no more: the recipient is lost.
+func (b *blockSender) drop() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.queue, b.dropped = nil, true
 }
 
 func (b *blockSender) poke() {
@@ -64,21 +75,27 @@ func (b *blockSender) next() (Link, outgoingBlock, bool) {
 }
 
 func (b *blockSender) run() {
-	ctx := b.s.x.ctx
+	x := b.s.x
 	for {
 		link, block, ok := b.next()
 		if !ok {
 			select {
 			case <-b.wake:
 				continue
-			case <-ctx.Done():
+			case <-x.live.Done():
 				return
 			}
 		}
-		if err := link.SendBlock(ctx, block.header, block.rows); err != nil {
-			b.s.x.lost(b.to, err)
+		x.mu.Lock()
+		b.s.bytes += int64(block.header.Length)
+		x.mu.Unlock()
+		if err := link.SendBlock(x.live, block.header, block.rows); err != nil {
+			b.drop()
+			if x.live.Err() == nil {
+				x.lost(b.to, err)
+			}
 			return
 		}
-		_ = b.s.x.step(fedkv.BlockSent{To: b.to, Header: block.header})
+		_ = x.step(fedkv.BlockSent{To: b.to, Header: block.header})
 	}
 }

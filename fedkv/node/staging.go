@@ -7,7 +7,8 @@ import (
 )
 
 // staging holds blocks between their arrival and their placement, by layer and origin, in the order of their rows:
-// what is placed, and in which order, does not depend on the order of arrival.
+// what is placed, and in which order, does not depend on the order of arrival. The machine agrees to each row of the
+// plan once, so the plan bounds it.
 type staging map[stagingKey][]stagedBlock
 
 type stagingKey struct{ layer, origin int }
@@ -28,6 +29,7 @@ func (s staging) put(h fedkv.BlockHeader, rows Rows) {
 	s[key] = slices.Insert(s[key], i, stagedBlock{h, rows})
 }
 
+// drop releases a block.
 func (s staging) drop(h fedkv.BlockHeader) {
 	if key, i, found := s.find(h); found {
 		s[key][i].rows.Release()
@@ -43,12 +45,24 @@ func (s staging) take(layer, origin int) []stagedBlock {
 	return blocks
 }
 
+// dropFrom releases an origin's blocks of a layer and the later ones.
+func (s staging) dropFrom(origin, layer int) {
+	for key := range s {
+		if key.origin == origin && key.layer >= layer {
+			release(s.take(key.layer, key.origin))
+		}
+	}
+}
+
 // clear releases everything.
 func (s staging) clear() {
-	for key, blocks := range s {
-		for _, b := range blocks {
-			b.rows.Release()
-		}
-		delete(s, key)
+	for key := range s {
+		release(s.take(key.layer, key.origin))
+	}
+}
+
+func release(blocks []stagedBlock) {
+	for _, b := range blocks {
+		b.rows.Release()
 	}
 }

@@ -18,8 +18,10 @@ type Oracle struct {
 	Types     fedkv.WireTypes
 	Positions fedkv.Positions
 
-	// Layout is the evaluated stream; nil: everybody's.
-	Layout *fedkv.Layout
+	// Layout is the evaluated stream; nil: everybody's. Committed is the one that contributors' true positions come
+	// from; nil: the same.
+	Layout    *fedkv.Layout
+	Committed *fedkv.Layout
 	// Hidden says who went on without whose rows, and from which layer on.
 	Hidden []fedkvtest.Hidden
 }
@@ -52,12 +54,17 @@ func (o Oracle) Logits() [][]float32 {
 	publisher := l.Segments[len(l.Segments)-1]
 	for _, s := range l.Segments {
 		tokens = append(tokens, o.Segments[s.Origin]...)
-		if o.Positions != fedkv.Canonical || s == publisher {
-			continue
+		at := s.Offset
+		switch {
+		case s == publisher:
+		case o.Positions == fedkv.Canonical:
+			at = l.Prefix
+		case o.Committed != nil:
+			from, _ := o.Committed.Segment(s.Origin)
+			at = from.Offset
 		}
 		for i := range s.Tokens {
-			positions[s.Offset+i] = l.Prefix + i
-			shifts[s.Offset+i] = s.Offset - l.Prefix
+			positions[s.Offset+i], shifts[s.Offset+i] = at+i, s.Offset-at
 		}
 	}
 	pass := o.Engine.Model.Begin(tokens, positions)

@@ -1,0 +1,412 @@
+package node_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/rs/zerolog"
+	"go.uber.org/goleak"
+
+	"fedattn/fedkv"
+	"fedattn/fedkv/fedkvtest"
+	"fedattn/fedkv/node"
+	"fedattn/fedkv/node/nodetest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var (
+	f16   = fedkv.WireTypes{K: fedkv.F16, V: fedkv.F16}
+	lossy = fedkv.WireTypes{K: fedkv.Q8_0, V: fedkv.Q4_0} // the default
+)
+
+const (
+	setupBy  = 10 * time.Second
+	gatherBy = 2 * time.Minute
+)
+
+// stage is the participants of a session under test, in one bubble of virtual time: contributors that serve, and a
+// publisher that asks.
+type stage struct {
+	t         *testing.T
+	prefix    []fedkv.Token
+	segments  [][]fedkv.Token // by origin, the publisher's last
+	schedules fedkv.Schedules
+	types     fedkv.WireTypes
+	positions fedkv.Positions
+
+	network *node.Memory
+	engine  *nodetest.Engine // the publisher's
+	asker   node.Peers
+	hosts   []*host
+	log     *logbook
+
+	receive  func(id string, w *nodetest.Watched) // of every link at the publisher's end
+	decoding func()                               // called in the middle of an answer
+
+	mu      sync.Mutex
+	dialled []node.Link
+}
+
+// host is a contributor.
+type host struct {
+	id     string
+	engine *nodetest.Engine
+	config node.ContributorConfig
+	watch  func(*nodetest.Watched) // of every link at this end
+	wrap   func(node.Link) node.Link
+
+	stop   context.CancelFunc
+	served chan struct{}
+
+	mu    sync.Mutex
+	links []node.Link
+	over  []node.Contribution
+}
+
+// sample is n tokens, others for each number.
+func sample(number, n int) []fedkv.Token {
+	tokens := make([]fedkv.Token, n)
+	for i := range tokens {
+		tokens[i] = fedkv.Token((number*17 + i*i*7 + i*5 + 3) % 61)
+	}
+	return tokens
+}
+
+// newStage has a segment of each of the lengths, the publisher's last. Positions are canonical in gather.
+func newStage(t *testing.T, spec string, types fedkv.WireTypes, lengths ...int) *stage {
+	t.Helper()
+	s := &stage{
+		t: t, prefix: sample(99, 3), types: types, positions: fedkv.InPlace,
+		network: node.NewMemory(), engine: nodetest.NewEngine(), log: &logbook{},
+	}
+	var err error
+	if s.schedules, err = fedkv.ParseSchedules(spec, s.engine.Model.Layers); err != nil {
+		t.Fatal(err)
+	}
+	if s.schedules.Regime() == fedkv.Gather {
+		s.positions = fedkv.Canonical
+	}
+	for i, n := range lengths {
+		s.segments = append(s.segments, sample(i, n))
+	}
+	s.asker = s.network.Join("publisher")
+	for i := range len(lengths) - 1 {
+		s.hosts = append(s.hosts, s.newHost(i))
+	}
+	return s
+}
+
+// tokens is a Source of given tokens.
+type tokens []fedkv.Token
+
+func (s tokens) Segment(_ context.Context, plan fedkv.Plan) ([]fedkv.Token, error) {
+	if len(s) > plan.MaxTokens {
+		return nil, fedkv.Errorf(fedkv.CodeTooLong, "%d tokens, %d fit", len(s), plan.MaxTokens)
+	}
+	return s, nil
+}
+
+func (s *stage) newHost(i int) *host {
+	h := &host{id: fmt.Sprint("host", i), engine: nodetest.NewEngine(), served: make(chan struct{})}
+	h.config = node.ContributorConfig{
+		Engine: h.engine, Self: h.engine.Hello(h.id, fedkv.RoleContributor), ID: h.id, Source: tokens(s.segments[i]),
+		MaxContext: 1000, MicroBatch: 3, Log: s.log.logger(),
+		OnSession: func(c node.Contribution) {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			h.over = append(h.over, c)
+		},
+	}
+	return h
+}
+
+// open lets everybody serve.
+func (s *stage) open() {
+	for _, h := range s.hosts {
+		h.serve(s.network.Join(h.id))
+	}
+}
+
+func (h *host) serve(peers node.Peers) {
+	h.config.Peers = nodetest.Through(peers, func(l node.Link) node.Link {
+		h.mu.Lock()
+		h.links = append(h.links, l)
+		h.mu.Unlock()
+		if h.wrap != nil {
+			l = h.wrap(l)
+		}
+		w := &nodetest.Watched{Link: l}
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if h.watch != nil {
+			h.watch(w)
+		}
+		return w
+	})
+	ctx, stop := context.WithCancel(context.Background())
+	h.stop = stop
+	c := node.NewContributor(h.config)
+	go func() {
+		defer close(h.served)
+		_ = c.Serve(ctx)
+	}()
+}
+
+// disarm lets later links be.
+func (h *host) disarm() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.watch = nil
+}
+
+// kill is the end of a host without a word, as by kill -9.
+func (h *host) kill() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, l := range h.links {
+		_ = l.Close(fedkv.CodeLost, "the connection broke")
+	}
+	h.stop()
+}
+
+// question asks all hosts.
+func (s *stage) question() node.Question {
+	q := node.Question{
+		Engine: s.engine, Self: s.engine.Hello("publisher", fedkv.RolePublisher), ID: "publisher",
+		Prefix: s.prefix, Own: s.segments[len(s.segments)-1], Schedules: s.schedules, Types: s.types,
+		Positions: s.positions, MaxContext: 1000, Outputs: len(s.segments[len(s.segments)-1]),
+		SetupBy: setupBy, GatherBy: gatherBy, Log: s.log.logger(),
+	}
+	for _, h := range s.hosts {
+		q.Contacts = append(q.Contacts, s.contact(h.id))
+	}
+	return q
+}
+
+func (s *stage) contact(id string) node.Contact {
+	return node.Contact{Name: id, Dial: func(ctx context.Context) (node.Link, error) {
+		l, err := s.asker.Dial(ctx, node.Address{ID: id})
+		if err != nil {
+			return nil, err
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.dialled = append(s.dialled, l)
+		w := &nodetest.Watched{Link: l}
+		if s.receive != nil {
+			s.receive(id, w)
+		}
+		return w, nil
+	}}
+}
+
+// links are all that the publisher dialled.
+func (s *stage) links() []node.Link {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.dialled)
+}
+
+// outcome is what became of a session.
+type outcome struct {
+	logits [][]float32
+	report node.Report
+	took   time.Duration
+	answer []fedkv.Token
+	after  [][]float32 // logits before each token of the answer but the first
+}
+
+// ask runs a session to its end. What it leaves behind is an error of the test.
+func (s *stage) ask(q node.Question) (*outcome, error) {
+	s.t.Helper()
+	started := time.Now()
+	session, err := node.Ask(context.Background(), q)
+	if err != nil {
+		return nil, err
+	}
+	o := &outcome{took: time.Since(started)}
+	for i := range q.Outputs {
+		row, err := session.Logits(i)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		o.logits = append(o.logits, row)
+	}
+	if q.Answer > 0 {
+		choose := recorder{&o.answer, &o.after}
+		if _, err := session.Generate(context.Background(), choose, q.Answer, func([]byte) error {
+			if s.decoding != nil {
+				s.decoding()
+				arrive()
+			}
+			return nil
+		}); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	o.report = session.Report()
+	if err := session.Close(); err != nil {
+		s.t.Error(err)
+	}
+	return o, nil
+}
+
+// recorder is a greedy sampler that keeps what it saw.
+type recorder struct {
+	tokens *[]fedkv.Token
+	logits *[][]float32
+}
+
+func (r recorder) Next(c node.Cache) (fedkv.Token, error) {
+	row, err := c.Logits(-1)
+	if err != nil {
+		return 0, err
+	}
+	*r.tokens, *r.logits = append(*r.tokens, nodetest.Top(row)), append(*r.logits, row)
+	return nodetest.Top(row), nil
+}
+
+// mustAsk is a session that has to succeed.
+func (s *stage) mustAsk(change ...func(*node.Question)) *outcome {
+	s.t.Helper()
+	q := s.question()
+	for _, c := range change {
+		c(&q)
+	}
+	o, err := s.ask(q)
+	if err != nil {
+		s.t.Fatalf("%v\n%s", err, s.log)
+	}
+	return o
+}
+
+// close ends everybody and looks at what they leave behind.
+func (s *stage) close() {
+	s.t.Helper()
+	for _, h := range s.hosts {
+		h.stop()
+		<-h.served
+		if n := h.engine.OpenCaches(); n != 0 {
+			s.t.Errorf("%s leaves %d caches behind", h.id, n)
+		}
+		for _, l := range h.links {
+			if l.Err() == nil {
+				s.t.Errorf("%s leaves a link with %s behind", h.id, l.ID())
+			}
+		}
+	}
+	if n := s.engine.OpenCaches(); n != 0 {
+		s.t.Errorf("the publisher leaves %d caches behind", n)
+	}
+}
+
+// contributions are of the host's sessions, in order of their ends. All have to be over.
+func (h *host) contributions() []node.Contribution {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.over)
+}
+
+// oracle is what the logits have to be, given who was missing from when on. To be called after close.
+func (s *stage) oracle(r node.Report) nodetest.Oracle {
+	o := nodetest.Oracle{
+		Engine: s.engine, Prefix: s.prefix, Segments: s.segments, Schedules: s.schedules, Types: s.types,
+		Positions: s.positions, Layout: &r.Layout,
+	}
+	if s.schedules.Regime() == fedkv.Gather {
+		return o
+	}
+	for _, p := range r.Peers {
+		if p.Missing != nil {
+			o.Hidden = append(o.Hidden, fedkvtest.Hidden{Receiver: len(s.hosts), Origin: p.Origin, Layer: p.Missing.Layer})
+		}
+	}
+	for i, h := range s.hosts {
+		for _, c := range h.contributions() {
+			for _, m := range c.Missing {
+				if c.Session != r.Session {
+					continue
+				}
+				o.Hidden = append(o.Hidden, fedkvtest.Hidden{Receiver: i, Origin: m.Origin, Layer: m.Layer})
+			}
+		}
+	}
+	return o
+}
+
+// check holds an outcome against the oracle.
+func (s *stage) check(o *outcome) {
+	s.t.Helper()
+	if !equal(o.logits, s.oracle(o.report).Logits()) {
+		s.t.Errorf("the logits are not the oracle's; missing: %v", missing(o.report))
+	}
+}
+
+// quiet is an error if anything was logged as a warning or worse.
+func (s *stage) quiet() {
+	s.t.Helper()
+	for line := range strings.Lines(s.log.String()) {
+		if strings.Contains(line, `"level":"warn"`) || strings.Contains(line, `"level":"error"`) {
+			s.t.Errorf("an ordinary session logs %s", line)
+		}
+	}
+}
+
+// missing are those whom a report names.
+func missing(r node.Report) []fedkv.Missing {
+	var list []fedkv.Missing
+	for _, p := range r.Peers {
+		if p.Missing != nil {
+			list = append(list, *p.Missing)
+		}
+	}
+	return list
+}
+
+// contains checks what a user reads.
+func contains(t *testing.T, text string, parts ...string) {
+	t.Helper()
+	for _, part := range parts {
+		if !strings.Contains(text, part) {
+			t.Errorf("%q does not say %q", text, part)
+		}
+	}
+}
+
+func equal(a, b [][]float32) bool {
+	return slices.EqualFunc(a, b, func(x, y []float32) bool { return slices.Equal(x, y) })
+}
+
+// logbook keeps log lines of several goroutines.
+type logbook struct {
+	mu    sync.Mutex
+	lines bytes.Buffer
+}
+
+func (l *logbook) logger() zerolog.Logger { return zerolog.New(l) }
+
+func (l *logbook) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.lines.Write(b)
+}
+
+func (l *logbook) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.lines.String()
+}
+
+// play is a test in virtual time: what waits for a deadline takes no time, and goroutines that stay behind fail it.
+func play(t *testing.T, name string, test func(t *testing.T)) {
+	t.Helper()
+	t.Run(name, func(t *testing.T) { synctest.Test(t, test) })
+}
