@@ -17,9 +17,9 @@ type Fingerprint struct {
 	Architecture string `cbor:"1,keyasint"` // llama.cpp's name, such as "llama"
 	Shape        Digest `cbor:"2,keyasint"` // layers, heads, row sizes, windows
 	Rope         Digest `cbor:"3,keyasint"` // everything that turns a position into a rotation
-	Tokenizer    Digest `cbor:"4,keyasint"` // vocabulary, merges, special tokens
+	Tokenizer    Digest `cbor:"4,keyasint"` // vocabulary with scores and attributes, special tokens, pre-tokenizer
 	Template     Digest `cbor:"5,keyasint"` // chat template
-	Weights      Digest `cbor:"6,keyasint"` // the file's tensors; may differ, which is said aloud
+	Weights      Digest `cbor:"6,keyasint"` // the model file; may differ, which is said aloud
 	Layers       int    `cbor:"7,keyasint"` // 1..MaxLayers
 	ContextTrain int    `cbor:"8,keyasint"` // tokens the model was trained for; 0: not said
 }

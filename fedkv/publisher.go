@@ -65,7 +65,8 @@ type PublisherReady struct {
 
 	// Settled is set once, when evaluation of the own segment may begin, and it is the stream to evaluate:
 	// positions, and whose rows are to be placed. In gather all rows are here, and who did not deliver has
-	// gone from it, as if never in. In lockstep it comes with Committed.
+	// gone from it: as if never in if positions are canonical, with its positions left empty if rows were
+	// evaluated in place. In lockstep it comes with Committed.
 	Settled *Layout
 
 	// Missing names those who went missing, in the order in which they did.
@@ -202,17 +203,13 @@ func (p *Publisher) Advance() { p.ready = PublisherReady{} }
 func (p *Publisher) Pending(layer int) []int { return p.book.Pending(layer) }
 
 // Shift is by how many positions the K rows of an origin must be rotated when they are placed in the settled
-// stream, which is at most 0 for rows that were evaluated in place.
+// stream: 0 for rows that were evaluated in place.
 func (p *Publisher) Shift(origin int) int {
 	to, ok := p.settled.Segment(origin)
-	if !ok {
+	if !ok || p.cfg.Positions == InPlace {
 		return 0
 	}
-	if p.cfg.Positions == Canonical {
-		return to.Offset - p.settled.Prefix
-	}
-	from, _ := p.committed.Segment(origin)
-	return to.Offset - from.Offset
+	return to.Offset - p.settled.Prefix
 }
 
 // Missing lists all who are missing so far, by origin.
@@ -488,8 +485,12 @@ func (p *Publisher) block(from int, h BlockHeader, take func(int, BlockHeader) e
 
 func (p *Publisher) settle() {
 	p.settled = p.committed
-	if p.cfg.Schedules.Regime() == Gather {
+	switch {
+	case p.cfg.Schedules.Regime() == Lockstep: // whoever is lost from now on is masked where it stands
+	case p.cfg.Positions == Canonical:
 		p.settled = p.committed.Without(p.book.Lost()...)
+	default:
+		p.settled = p.committed.Vacate(p.book.Lost()...)
 	}
 	p.state = publisherSettled
 	layout := p.settled

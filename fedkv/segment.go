@@ -12,10 +12,11 @@ type Segment struct{ Origin, Offset, Tokens int }
 func (s Segment) End() int { return s.Offset + s.Tokens }
 
 // Layout says who owns which position of the token stream prefix ‖ segment 1 ‖ … ‖ segment N (the paper's
-// concatenation of the participants' inputs). Its invariants, held by NewLayout and Without:
+// concatenation of the participants' inputs). Its invariants, held by NewLayout, Without and Vacate:
 //
 //  1. positions [0, Prefix) are the public prefix and belong to nobody;
-//  2. Segments are in token order, the first begins at Prefix, each begins where the one before ends;
+//  2. Segments are in token order, the first begins at Prefix, each begins where the one before ends; only
+//     Vacate leaves gaps;
 //  3. origins ascend, and the last segment is the publisher's.
 type Layout struct {
 	Prefix   int
@@ -103,12 +104,19 @@ func (l Layout) Owner(pos int) (origin int, ok bool) {
 // Without is the layout as if the lost origins had never joined: their segments are gone, later segments
 // move down to close the gaps, and everybody keeps the origin number. The publisher cannot be lost; its
 // origin is ignored. The receiver is not changed.
-func (l Layout) Without(lost ...int) Layout {
+func (l Layout) Without(lost ...int) Layout { return place(l.Prefix, l.stay(lost)) }
+
+// Vacate is the layout without the lost origins' segments, everybody else staying where they are: for rows
+// that were evaluated in place, and need not move. The publisher cannot be lost. The receiver is not changed.
+func (l Layout) Vacate(lost ...int) Layout { return Layout{Prefix: l.Prefix, Segments: l.stay(lost)} }
+
+// stay lists the segments of those who are not lost, and the publisher's.
+func (l Layout) stay(lost []int) []Segment {
 	var stay []Segment
 	for i, s := range l.Segments {
 		if i == len(l.Segments)-1 || !slices.Contains(lost, s.Origin) {
 			stay = append(stay, s)
 		}
 	}
-	return place(l.Prefix, stay)
+	return stay
 }

@@ -109,6 +109,34 @@ func TestLayoutWithoutIsTheLayoutOfThoseWhoStay(t *testing.T) {
 	})
 }
 
+// Rows that were evaluated in place stay true only where they are.
+func TestLayoutVacateMovesNobody(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		l := drawLayout(t)
+		before := slices.Clone(l.Segments)
+		lost := drawLost(t, l)
+		got := l.Vacate(lost...)
+		for i, s := range before {
+			own, ok := got.Segment(s.Origin)
+			switch gone := i < len(before)-1 && slices.Contains(lost, s.Origin); {
+			case gone && ok:
+				t.Fatalf("lost segment %v is still there", s)
+			case !gone && own != s:
+				t.Fatalf("segment %v became %v", s, own)
+			}
+			if origin, ok := got.Owner(s.Offset); ok != !slices.Contains(lost, s.Origin) && i < len(before)-1 {
+				t.Fatalf("position %d belongs to %d, %v", s.Offset, origin, ok)
+			}
+		}
+		if got.Prefix != l.Prefix || got.Total() != l.Total() {
+			t.Fatalf("Vacate(%v) = %v of %v", lost, got, l)
+		}
+		if diff := cmp.Diff(before, l.Segments); diff != "" {
+			t.Fatalf("the receiver changed: %s", diff)
+		}
+	})
+}
+
 func TestLayoutKeepsThePublisher(t *testing.T) {
 	l, err := NewLayout(2, []int{3, 4})
 	if err != nil {

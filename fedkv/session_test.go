@@ -214,7 +214,7 @@ func (s *stage) session(words []string, options map[string]string, number func(s
 		s.t.Fatal(err)
 	}
 	positions := Canonical
-	if schedules.Regime() == Lockstep {
+	if schedules.Regime() == Lockstep || slices.Contains(words, "inplace") {
 		positions = InPlace
 	}
 	s.cfg = PublisherConfig{
