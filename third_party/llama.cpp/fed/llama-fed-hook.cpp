@@ -142,21 +142,22 @@ int32_t llama_fed_can_shift(const llama_context * ctx) {
     if (!kv) {
         return LLAMA_FED_E_CONTEXT;
     }
-    for (const llama_fed_layer & layer : kv->get_state().layers) {
+    const llama_fed_state & state = kv->get_state();
+    for (const llama_fed_layer & layer : state.layers) {
         if (!layer.k) {
             continue;
         }
         if (layer.rope.kind == llama_fed_rope::UNSEEN) {
             return LLAMA_FED_E_STATE;
         }
-        if (layer.rope.kind == llama_fed_rope::UNSHIFTABLE) {
+        if (layer.rope.kind == llama_fed_rope::UNSHIFTABLE || state.absolute_positions) {
             return LLAMA_FED_E_UNSUPPORTED;
         }
     }
     return LLAMA_FED_OK;
 }
 
-int32_t llama_fed_mask(llama_context * ctx, const llama_pos * pos, size_t n) {
+static int32_t mask_cells(llama_context * ctx, const llama_pos * pos, size_t n) {
     llama_kv_cache_fed * kv = llama_fed_cache(ctx);
     if (!kv) {
         return LLAMA_FED_E_CONTEXT;
@@ -185,4 +186,8 @@ int32_t llama_fed_mask(llama_context * ctx, const llama_pos * pos, size_t n) {
     }
     kv->forget(pos, n);
     return LLAMA_FED_OK;
+}
+
+int32_t llama_fed_mask(llama_context * ctx, const llama_pos * pos, size_t n) {
+    return llama_fed_guard([&] { return mask_cells(ctx, pos, n); });
 }

@@ -174,8 +174,8 @@ static void rows_to_raw(llama_fed_state & state) {
     ggml_fp32_to_fp16_row(state.rows.data(), (ggml_fp16_t *) state.raw.data(), (int64_t) state.rows.size());
 }
 
-int32_t llama_fed_rows_get(llama_context * ctx, int32_t il, const llama_pos * pos, size_t n, ggml_type type_k, void * k,
-                           size_t k_size, ggml_type type_v, void * v, size_t v_size) {
+static int32_t rows_get(llama_context * ctx, int32_t il, const llama_pos * pos, size_t n, ggml_type type_k, void * k,
+                        size_t k_size, ggml_type type_v, void * v, size_t v_size) {
     llama_kv_cache_fed * kv  = llama_fed_cache(ctx);
     int32_t              res = check_rows(kv, il, n, type_k, k, k_size, type_v, v, v_size);
     if (res != LLAMA_FED_OK) {
@@ -194,9 +194,9 @@ int32_t llama_fed_rows_get(llama_context * ctx, int32_t il, const llama_pos * po
     return LLAMA_FED_OK;
 }
 
-int32_t llama_fed_rows_set(llama_context * ctx, int32_t il, const llama_pos * pos, size_t n, int32_t shift,
-                           ggml_type type_k, const void * k, size_t k_size, ggml_type type_v, const void * v,
-                           size_t v_size) {
+static int32_t rows_set(llama_context * ctx, int32_t il, const llama_pos * pos, size_t n, int32_t shift,
+                        ggml_type type_k, const void * k, size_t k_size, ggml_type type_v, const void * v,
+                        size_t v_size) {
     llama_kv_cache_fed * kv  = llama_fed_cache(ctx);
     int32_t              res = check_rows(kv, il, n, type_k, k, k_size, type_v, v, v_size);
     if (res != LLAMA_FED_OK) {
@@ -210,7 +210,7 @@ int32_t llama_fed_rows_set(llama_context * ctx, int32_t il, const llama_pos * po
     if (shift != 0 && layer.rope.kind == llama_fed_rope::UNSEEN) {
         return LLAMA_FED_E_STATE;
     }
-    if (shift != 0 && layer.rope.kind == llama_fed_rope::UNSHIFTABLE) {
+    if (shift != 0 && (layer.rope.kind == llama_fed_rope::UNSHIFTABLE || state.absolute_positions)) {
         return LLAMA_FED_E_UNSUPPORTED;
     }
     std::vector<uint32_t> cells;
@@ -253,4 +253,15 @@ int32_t llama_fed_rows_set(llama_context * ctx, int32_t il, const llama_pos * po
         set_raw(layer.v, cells, state.raw.data());
     }
     return LLAMA_FED_OK;
+}
+
+int32_t llama_fed_rows_get(llama_context * ctx, int32_t il, const llama_pos * pos, size_t n, ggml_type type_k, void * k,
+                           size_t k_size, ggml_type type_v, void * v, size_t v_size) {
+    return llama_fed_guard([&] { return rows_get(ctx, il, pos, n, type_k, k, k_size, type_v, v, v_size); });
+}
+
+int32_t llama_fed_rows_set(llama_context * ctx, int32_t il, const llama_pos * pos, size_t n, int32_t shift,
+                           ggml_type type_k, const void * k, size_t k_size, ggml_type type_v, const void * v,
+                           size_t v_size) {
+    return llama_fed_guard([&] { return rows_set(ctx, il, pos, n, shift, type_k, k, k_size, type_v, v, v_size); });
 }

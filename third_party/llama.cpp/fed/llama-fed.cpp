@@ -58,6 +58,11 @@ static const char * unsupported(const llama_model & model) {
     if (hparams.n_pos_per_embd() != 1) {
         return "its positions have several axes";
     }
+    for (const llama_layer & layer : model.layers) {
+        if (layer.rope_long || layer.rope_short) {
+            return "its RoPE depends on the length of the context, which differs between participants";
+        }
+    }
     if (hparams.swa_type != LLAMA_SWA_TYPE_NONE) {
         return "some of its layers attend to a sliding window, which is not federated yet";
     }
@@ -150,7 +155,8 @@ int32_t llama_fed_reserve(llama_context * ctx, const llama_pos * pos, size_t n) 
     if (!kv) {
         return LLAMA_FED_E_CONTEXT;
     }
-    return kv->get_state().in_hook ? (int32_t) LLAMA_FED_E_STATE : kv->reserve(pos, n);
+    return llama_fed_guard(
+        [&]() -> int32_t { return kv->get_state().in_hook ? LLAMA_FED_E_STATE : kv->reserve(pos, n); });
 }
 
 int32_t llama_fed_release(llama_context * ctx, const llama_pos * pos, size_t n) {
@@ -158,7 +164,8 @@ int32_t llama_fed_release(llama_context * ctx, const llama_pos * pos, size_t n) 
     if (!kv) {
         return LLAMA_FED_E_CONTEXT;
     }
-    return kv->get_state().in_hook ? (int32_t) LLAMA_FED_E_STATE : kv->release(pos, n);
+    return llama_fed_guard(
+        [&]() -> int32_t { return kv->get_state().in_hook ? LLAMA_FED_E_STATE : kv->release(pos, n); });
 }
 
 int32_t llama_fed_set_next_pos(llama_context * ctx, llama_pos pos) {

@@ -46,6 +46,8 @@ llama_kv_cache_fed::llama_kv_cache_fed(const llama_model & model, const llama_me
     state.reset(llama_fed_creating.state);
     llama_fed_creating.state = nullptr;
 
+    state->absolute_positions = model.pos_embd != nullptr;
+
     // the storage tensors: K is public, V is reached through a view of it
     state->layers.resize(fed.n_layers);
     for (llama_kv_cache * kv : { (llama_kv_cache *) this, sync.get() }) {
@@ -211,6 +213,7 @@ int32_t llama_kv_cache_fed::reserve(const llama_pos * pos, size_t n) {
         return LLAMA_FED_E_FULL;
     }
     sync->apply_ubatch(sinfo, ubatch);
+    erase(sinfo.idxs[0]);
     return LLAMA_FED_OK;
 }
 
@@ -220,6 +223,12 @@ int32_t llama_kv_cache_fed::release(const llama_pos * pos, size_t n) {
     if (res != LLAMA_FED_OK) {
         return res;
     }
+    erase(cells);
+    forget(pos, n);
+    return LLAMA_FED_OK;
+}
+
+void llama_kv_cache_fed::erase(const std::vector<uint32_t> & cells) {
     std::vector<uint8_t> zero;
     for (const llama_fed_layer & layer : state->layers) {
         if (!layer.sync) {
@@ -232,8 +241,6 @@ int32_t llama_kv_cache_fed::release(const llama_pos * pos, size_t n) {
             }
         }
     }
-    forget(pos, n);
-    return LLAMA_FED_OK;
 }
 
 int32_t llama_kv_cache_fed::find_cells(bool in_sync, const llama_pos * pos, size_t n,

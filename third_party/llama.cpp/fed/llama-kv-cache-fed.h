@@ -5,6 +5,7 @@
 #include "llama-kv-cache.h"
 
 #include <memory>
+#include <new>
 #include <vector>
 
 struct ggml_backend;
@@ -13,7 +14,7 @@ struct ggml_backend;
 struct llama_fed_rope {
     enum kind_t {
         UNSEEN,      // no graph was built yet
-        NONE,        // the layer has no RoPE: rows do not depend on positions
+        NONE,        // the layer has no RoPE: its rows do not depend on positions, or all of the model's do
         ROPE,        // rotate by op_params below
         UNSHIFTABLE, // RoPE on a part of the row that cannot be told from outside
     };
@@ -45,6 +46,8 @@ struct llama_fed_layer {
 // State shared by the cache, its batch contexts and the eval callback. Owned by the cache.
 struct llama_fed_state {
     std::vector<llama_fed_layer> layers;
+
+    bool absolute_positions = false; // positions are added to the embeddings: no row can be moved
 
     llama_fed_hook       hook      = nullptr;
     void *               hook_data = nullptr;
@@ -99,6 +102,8 @@ public:
 
     // cells of pos[0..n) in the cache of the local (sync = false) or sync layers
     int32_t find_cells(bool sync, const llama_pos * pos, size_t n, std::vector<uint32_t> & cells) const;
+    // zeroes rows at every sync layer
+    void    erase(const std::vector<uint32_t> & cells);
     // forgets positions in the sync cache, leaving the rows
     void    forget(const llama_pos * pos, size_t n);
 
@@ -142,6 +147,15 @@ private:
     llama_memory_context_ptr                update_local;
     llama_memory_context_ptr                update_sync;
 };
+
+// Runs a body of the C API: no exception leaves it.
+template <typename F> int32_t llama_fed_guard(F body) {
+    try {
+        return body();
+    } catch (const std::bad_alloc &) {
+        return LLAMA_FED_E_MEMORY;
+    }
+}
 
 // The federated cache of a context, or nullptr.
 llama_kv_cache_fed * llama_fed_cache(const llama_context * ctx);
