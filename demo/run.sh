@@ -44,10 +44,11 @@ for name in "${nodes[@]}"; do
 done
 
 peers=()
-for name in "${nodes[@]}"; do
+for n in "${!nodes[@]}"; do
+	name=${nodes[n]}
 	for ((i = 0; i < 600; i++)); do
 		[[ ! -s $work/$name.addr ]] || break
-		kill -0 "${pids[0]}" 2>/dev/null || { cat "$work/$name.log" >&2 && fail "a node ended"; }
+		kill -0 "${pids[n]}" 2>/dev/null || { cat "$work/$name.log" >&2 && fail "$name ended"; }
 		sleep 0.1
 	done
 	[[ -s $work/$name.addr ]] || { cat "$work/$name.log" >&2 && fail "$name did not start within a minute"; }
@@ -57,10 +58,14 @@ done
 ask() { "$fedattn" ask --model "$model" --threads 1 --config "$work/asker" --name asker --predict 40 "$@"; }
 
 say "A fourth device asks over all of them: $question"
-ask "${peers[@]}" --verbose --record "$work/wire" "$question" | tee "$work/answer"
+ask "${peers[@]}" --verbose --record "$work/wire" "$question" 2>"$work/report" | tee "$work/answer" || {
+	cat "$work/report" >&2
+	fail 'no answer'
+}
+cat "$work/report"
 
 say 'The same question, asked alone'
-ask "$question" | tee "$work/alone"
+ask "$question" 2>/dev/null | tee "$work/alone"
 
 say 'What crossed the links to and from the asker, before encryption'
 absent=()
