@@ -296,6 +296,10 @@ func (x *exchange) lost(origin int, err error) {
 	if errors.Is(err, context.DeadlineExceeded) {
 		code, text = fedkv.CodeDeadline, fedkv.CodeDeadline.Text()
 	}
+	if origin == fedkv.PublisherLink {
+		// who has sent all its rows has no failure to report, but its owner may want to know what became of them
+		refusal(x.log, err).Err(err).Msg("the publisher is gone")
+	}
 	x.mu.Lock()
 	_ = x.stepLocked(fedkv.PeerDown{Origin: origin, Code: code, Text: text})
 	out := x.links[origin]

@@ -51,6 +51,8 @@ type stage struct {
 	receive  func(id string, w *nodetest.Watched) // of every link at the publisher's end
 	decoding func()                               // called in the middle of an answer
 
+	dialledAs func(id string, l node.Link) node.Link // what the publisher gets for a link
+
 	mu      sync.Mutex
 	dialled []node.Link
 }
@@ -133,6 +135,12 @@ func (s *stage) open() {
 	for _, h := range s.hosts {
 		h.serve(s.network.Join(h.id))
 	}
+	s.t.Cleanup(func() { // for a test that fails in the middle
+		for _, h := range s.hosts {
+			h.stop()
+			<-h.served
+		}
+	})
 }
 
 func (h *host) serve(peers node.Peers) {
@@ -200,6 +208,9 @@ func (s *stage) contact(id string) node.Contact {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.dialled = append(s.dialled, l)
+		if s.dialledAs != nil {
+			l = s.dialledAs(id, l)
+		}
 		w := &nodetest.Watched{Link: l}
 		if s.receive != nil {
 			s.receive(id, w)
