@@ -43,11 +43,14 @@ func Load(path string, params ModelParams) (*Model, error) {
 	if params.MLock {
 		opts = append(opts, golama.EnableMLock)
 	}
+	// before, so that the reason of a failure is told once, as an error, and not by llama.cpp on stderr too; and after,
+	// because the binding takes the log over when it loads its first model
+	C.shim_log_init()
 	binding, err := golama.New(path, opts...)
 	C.shim_log_init()
 	if err != nil {
 		if reason := golama.LoadError(); reason != nil {
-			err = reason
+			return nil, reason // it names the file
 		}
 		return nil, fmt.Errorf("%s: llama.cpp cannot load it: %w", path, err)
 	}
