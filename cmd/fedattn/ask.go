@@ -2,14 +2,13 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
 	"time"
+	"unicode/utf8"
 
-	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/urfave/cli/v2"
 
 	"fedattn/fedkv"
@@ -18,201 +17,121 @@ import (
 	"fedattn/transport"
 )
 
+// maxQuestion bounds, in bytes, a question from stdin.
+const maxQuestion = 1 << 20
+
+// maxFactor is beyond any sensible temperature or penalty, and keeps out what is no number.
+const maxFactor = 100
+
 func askCommand() *cli.Command {
+	const sampling, exchange, output = "Sampling", "Peers and exchange", "Output"
 	return &cli.Command{
 		Name:      "ask",
-		Usage:     "ask one question over other devices' texts; the answer goes to stdout, everything else to stderr",
-		ArgsUsage: "QUESTION (or - for stdin)",
+		Usage:     "ask one question over the texts of other devices",
+		UsageText: "fedattn ask [flags] QUESTION   (a word - of it stands for stdin)",
+		Description: "The answer goes to stdout, everything else to stderr: who is missing, and at the end\n" +
+			"[ prefill | decode | time to first token | peers in the answer / asked | rows received | share of TTFT spent on them ].\n" +
+			"It fails if none of the named peers takes part; with --json, a failure prints no object.\n" + scheduleHelp,
 		Flags: append(modelFlags(),
-			&cli.StringSliceFlag{Name: "peer", Usage: "device to ask, `ID@HOST:PORT` as its node prints it, may be given several times"},
-			&cli.StringSliceFlag{Name: "doc", Usage: "text `FILE` of this device's own, may be given several times"},
-			&cli.StringFlag{Name: "schedule", Value: "gather", Usage: "gather, lockstep, H=4, 'contributors=2-;publisher=all', …"},
-			&cli.StringFlag{Name: "wire", Value: "q8_0/q4_0", Usage: "types of K and V rows on the wire: f16, q8_0, q5_1, q4_1, q4_0"},
-			&cli.StringFlag{Name: "positions", Usage: "canonical or inplace (default: canonical in gather, inplace in lockstep)"},
-			&cli.IntFlag{Name: "min-layer", Usage: "exchange no rows of layers before this one; costs quality and protects nothing against a peer with the model"},
-			&cli.StringFlag{Name: "system", Usage: "system prompt; every device evaluates it"},
-			&cli.IntFlag{Name: "context", Value: 8192, Usage: "longest token stream, answer included"},
-			&cli.IntFlag{Name: "predict", Aliases: []string{"n"}, Value: 256, Usage: "longest answer, in tokens"},
-			&cli.Float64Flag{Name: "temp", Usage: "temperature; 0 always takes the most likely token"},
-			&cli.IntFlag{Name: "top-k", Value: 40, Usage: "sample from the k most likely tokens"},
-			&cli.Float64Flag{Name: "top-p", Value: 0.95, Usage: "sample from the most likely tokens with this share of probability"},
-			&cli.Float64Flag{Name: "min-p", Value: 0.05, Usage: "sample from tokens at least this likely, relative to the most likely one"},
-			&cli.Float64Flag{Name: "repeat-penalty", Value: 1, Usage: "penalty of repeated tokens; 1 is none"},
-			&cli.IntFlag{Name: "seed", Value: -1, Usage: "seed of sampling; -1 is another one each time"},
-			&cli.DurationFlag{Name: "setup-timeout", Value: 10 * time.Second, Usage: "who is not ready by then is left out"},
-			&cli.DurationFlag{Name: "timeout", Value: 10 * time.Minute, Usage: "whose rows are not here by then is left out"},
-			&cli.BoolFlag{Name: "require-all", Usage: "fail rather than answer without somebody"},
-			&cli.IntFlag{Name: "min-peers", Usage: "fail with fewer peers than this"},
-			&cli.StringFlag{Name: "record", Usage: "write everything that crosses this device's links to `FILE`, as fedattn inspect reads it"},
-			&cli.BoolFlag{Name: "json", Usage: "print one JSON object: answer, stop, federation"},
-			&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "a table of the peers on stderr"},
-			&cli.StringFlag{Name: "name", Usage: "what this device is called (default: the host's name)", EnvVars: []string{"FEDATTN_NAME"}},
-			configFlag(),
+			contextFlag("evaluate at most `N` tokens, answer included"),
+			&cli.StringSliceFlag{Name: "peer", Usage: "device to ask, `ID@HOST:PORT` as its node prints it", Category: exchange},
+			&cli.StringSliceFlag{Name: "doc", Usage: "text `FILE` of this device's own", Category: exchange},
+			&cli.StringFlag{Name: "schedule", Value: "gather", Usage: "`SCHEDULE` of sync layers, see above", Category: exchange},
+			&cli.StringFlag{Name: "wire", Value: "q8_0/q4_0", Usage: "`K/V` rows on the wire: f16, q8_0, q5_1, q4_1, q4_0", Category: exchange},
+			&cli.StringFlag{Name: "positions", Usage: "`WHERE` segments are evaluated: canonical, inplace", DefaultText: "inplace in lockstep only", Category: exchange},
+			&cli.IntFlag{Name: "min-layer", Usage: "exchange no rows before layer `N`; this protects nothing", Category: exchange},
+			&cli.DurationFlag{Name: "setup-timeout", Value: 10 * time.Second, Usage: "leave out who is not ready after this `TIME`", Category: exchange},
+			&cli.DurationFlag{Name: "timeout", Value: 10 * time.Minute, Usage: "leave out whose rows are not here after this `TIME`", Category: exchange},
+			&cli.BoolFlag{Name: "require-all", Usage: "fail rather than answer without somebody", DisableDefaultText: true, Category: exchange},
+			&cli.IntFlag{Name: "min-peers", Usage: "fail with fewer than `N` peers", DefaultText: "1, or 0 if there is a --doc", Category: exchange},
+			&cli.StringFlag{Name: "system", Usage: "system `PROMPT`; every device evaluates it", Category: sampling},
+			&cli.IntFlag{Name: "predict", Aliases: []string{"n"}, Value: 256, Usage: "answer with at most `N` tokens", Category: sampling},
+			&cli.Float64Flag{Name: "temp", Usage: "`TEMPERATURE`; 0 always takes the most likely token", Category: sampling},
+			&cli.IntFlag{Name: "top-k", Value: 40, Usage: "sample from the `K` most likely tokens", Category: sampling},
+			&cli.Float64Flag{Name: "top-p", Value: 0.95, Usage: "sample from the most likely tokens with this `SHARE` of probability", Category: sampling},
+			&cli.Float64Flag{Name: "min-p", Value: 0.05, Usage: "sample from tokens with this `SHARE` of the best one's probability", Category: sampling},
+			&cli.Float64Flag{Name: "repeat-penalty", Value: 1, Usage: "`PENALTY` of repeated tokens; 1 is none", Category: sampling},
+			&cli.IntFlag{Name: "seed", Value: -1, Usage: "`SEED` of sampling; -1 is another one each time", Category: sampling},
+			&cli.BoolFlag{Name: "json", Usage: "print one JSON object: answer, stop, federation", DisableDefaultText: true, Category: output},
+			&cli.StringFlag{Name: "record", Usage: "write everything that crosses this device's links to `FILE`, for fedattn inspect", Category: output},
+			&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "a table of the peers and a log of the session on stderr", DisableDefaultText: true, Category: output},
+			nameFlag(), configFlag(),
 		),
 		Action: runAsk,
 	}
 }
 
-// answer is what --json prints.
-type answer struct {
-	Answer     string     `json:"answer"`
-	Stop       string     `json:"stop"`
-	Federation federation `json:"federation"`
+// request is what the command line says, as far as it can be known without the model.
+type request struct {
+	question  string
+	addresses []transport.PeerAddress
+	docs      []node.Document
+	types     fedkv.WireTypes
+	identity  transport.Identity
+	minPeers  int
 }
 
-type federation struct {
-	Session   string     `json:"session"`
-	Regime    string     `json:"regime"`
-	Wire      string     `json:"wire"`
-	Tokens    int        `json:"tokens"`
-	Peers     []peerJSON `json:"peers"`
-	Bytes     int64      `json:"bytes"`
-	SetupMS   float64    `json:"setup_ms"`
-	WaitMS    float64    `json:"wait_ms"`
-	SyncMS    float64    `json:"sync_ms"`
-	PrefillMS float64    `json:"prefill_ms"`
-	TTFTMS    float64    `json:"ttft_ms"`
-	DecodeMS  float64    `json:"decode_ms"`
-	Decoded   int        `json:"decoded"`
-	Notes     []string   `json:"notes,omitempty"`
+func readRequest(c *cli.Context) (r request, err error) {
+	args, err := words(c, "question")
+	if err != nil {
+		return r, err
+	}
+	if r.question, err = readQuestion(args, c.App.Reader); err != nil {
+		return r, err
+	}
+	if err := first(checkModel(c), atLeast(c, 1, "predict", "context"), atLeast(c, 0, "min-layer", "min-peers", "top-k"),
+		atLeast(c, -1, "seed"), between(c, 0, 1, "top-p", "min-p"), between(c, 0, maxFactor, "temp", "repeat-penalty"),
+		checkTimes(c), checkSchedule(c.String("schedule"))); err != nil {
+		return r, err
+	}
+	if r.types, err = fedkv.ParseWireTypes(c.String("wire")); err != nil {
+		return r, usagef("--wire: %v", err)
+	}
+	if r.addresses, err = peerAddresses(c); err != nil {
+		return r, err
+	}
+	if r.docs, err = readDocuments(c.StringSlice("doc")); err != nil {
+		return r, err
+	}
+	switch r.minPeers = c.Int("min-peers"); {
+	case r.minPeers > len(r.addresses):
+		return r, usagef("--min-peers %d: only %d are named with --peer", r.minPeers, len(r.addresses))
+	case !c.IsSet("min-peers") && len(r.addresses) > 0 && len(r.docs) == 0:
+		r.minPeers = 1
+	}
+	if r.identity, err = loadIdentity(c); err != nil {
+		return r, err
+	}
+	for _, a := range r.addresses {
+		if a.ID == r.identity.ID() {
+			return r, usagef("--peer %s is this device itself; to try two devices on one machine, give each a --config of its own", a.ID.Short())
+		}
+	}
+	return r, nil
 }
 
-type peerJSON struct {
-	Name       string  `json:"name"`
-	ID         string  `json:"id,omitempty"`
-	Tokens     int     `json:"tokens"`
-	Rows       int     `json:"rows"`
-	Bytes      int64   `json:"bytes"`
-	PrefillMS  float64 `json:"prefill_ms"`
-	TransferMS float64 `json:"transfer_ms"`
-	Missing    string  `json:"missing,omitempty"`
-}
-
-func runAsk(c *cli.Context) (err error) {
-	question, err := readQuestion(c)
-	if err != nil {
-		return err
-	}
-	addresses, err := peerAddresses(c)
-	if err != nil {
-		return err
-	}
-	docs, err := readDocuments(c.StringSlice("doc"))
-	if err != nil {
-		return err
-	}
-	if c.Int("predict") < 1 || c.Int("context") < 1 {
-		return usagef("--predict and --context must be positive")
-	}
-	types, err := fedkv.ParseWireTypes(c.String("wire"))
-	if err != nil {
-		return usagef("--wire: %v", err)
-	}
-	identity, err := loadIdentity(c)
-	if err != nil {
-		return err
-	}
-	engine, err := loadEngine(c)
-	if err != nil {
-		return err
-	}
-	defer engine.Close()
-	schedules, positions, err := plan(c, engine)
-	if err != nil {
-		return err
-	}
-	frame, err := engine.Frame(c.String("system"))
-	if err != nil {
-		return err
-	}
-	text, err := engine.Tokenize(question)
-	if err != nil {
-		return err
-	}
-	choose, release, err := engine.Sampler(sampling(c))
-	if err != nil {
-		return err
-	}
-	defer release()
-
-	log := newLogger(c, c.Bool("verbose"))
-	wire, err := openRecord(c.String("record"))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, wire.close()) }()
-	contacts := []node.Contact{}
-	if len(addresses) > 0 {
-		endpoint, err := transport.Listen(transport.Config{
-			Identity: identity,
-			Notify:   func(e transport.Event) { log.Debug().Str("peer", string(e.Peer)).Stringer("kind", e.Kind).Msg(e.Text) },
-			Allow: func(transport.ID) error {
-				return fedkv.Errorf(fedkv.CodeForbidden, "this device asks and serves nobody")
-			},
-		})
-		if err != nil {
-			return err
+// readQuestion joins the words; a word - among them is stdin.
+func readQuestion(args []string, stdin io.Reader) (string, error) {
+	for i, word := range args {
+		if word != "-" {
+			continue
 		}
-		defer endpoint.Close()
-		for _, a := range addresses {
-			to := node.Address{ID: string(a.ID), HostPort: a.HostPort}
-			contacts = append(contacts, node.Contact{Dial: func(ctx context.Context) (node.Link, error) {
-				return wire.tap(peers{endpoint}.Dial(ctx, to))
-			}})
+		b, err := io.ReadAll(io.LimitReader(stdin, maxQuestion+1))
+		switch {
+		case err != nil:
+			return "", fmt.Errorf("reading the question from stdin: %w", err)
+		case len(b) > maxQuestion:
+			return "", fmt.Errorf("stdin has more than the %d KiB that a question may have: give long texts with --doc", maxQuestion>>10)
 		}
+		args[i] = string(b)
+		break
 	}
-	own, stop, err := ownDocuments(c, engine, docs, types)
-	if err != nil {
-		return err
+	question := strings.TrimSpace(strings.Join(args, " "))
+	if question == "" {
+		return "", usagef("no question: fedattn ask [flags] QUESTION, or - to read it from stdin")
 	}
-	defer stop()
-	contacts = append(contacts, own...)
-
-	session, err := node.Ask(c.Context, node.Question{
-		Engine: engine, Self: self(engine, deviceName(c), fedkv.RolePublisher), ID: string(identity.ID()),
-		Contacts: contacts, Prefix: frame.Prefix, Own: append(text, frame.Suffix...), Answer: c.Int("predict"),
-		Schedules: schedules, Types: types, Positions: positions, MaxContext: min(c.Int("context"), engine.ContextTrain()),
-		SetupBy: c.Duration("setup-timeout"), GatherBy: c.Duration("setup-timeout") + c.Duration("timeout"),
-		RequireAll: c.Bool("require-all"), MinPeers: c.Int("min-peers"), MaxStaging: memoryShare(), Log: log,
-	})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, session.Close()) }()
-
-	var whole strings.Builder
-	reason, err := session.Generate(c.Context, choose, c.Int("predict"), func(piece []byte) error {
-		if c.Bool("json") {
-			whole.Write(piece)
-			return nil
-		}
-		_, err := c.App.Writer.Write(piece)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	report := session.Report()
-	if c.Bool("json") {
-		return json.NewEncoder(c.App.Writer).Encode(answer{whole.String(), reason, federationOf(report, types)})
-	}
-	fmt.Fprintln(c.App.Writer)
-	printReport(c.App.ErrWriter, report, engine, c.Bool("verbose"))
-	return nil
-}
-
-// readQuestion takes the question from the arguments, or from stdin for "-".
-func readQuestion(c *cli.Context) (string, error) {
-	question := strings.Join(c.Args().Slice(), " ")
-	if question == "-" {
-		b, err := io.ReadAll(io.LimitReader(c.App.Reader, 1<<20))
-		if err != nil {
-			return "", err
-		}
-		question = string(b)
-	}
-	if question = strings.TrimSpace(question); question == "" {
-		return "", usagef("no question: fedattn ask [flags] \"question\"; flags come before it")
+	if !utf8.ValidString(question) || strings.ContainsRune(question, 0) {
+		return "", usagef("the question is not UTF-8 text: convert it first")
 	}
 	return question, nil
 }
@@ -226,21 +145,171 @@ func peerAddresses(c *cli.Context) ([]transport.PeerAddress, error) {
 			return nil, usagef("--peer: %v", err)
 		}
 		if seen[a.ID] {
-			return nil, usagef("--peer: %s is named twice", a.ID.Short())
+			return nil, usagef("--peer %s is named twice: name each device once", a.ID.Short())
 		}
 		seen[a.ID] = true
 		list = append(list, a)
 	}
+	if most := fedkv.MaxParticipants - 1; len(list) > most {
+		return nil, usagef("%d peers are named: one question can be asked of %d", len(list), most)
+	}
 	return list, nil
+}
+
+func checkTimes(c *cli.Context) error {
+	for _, name := range []string{"setup-timeout", "timeout"} {
+		if d := c.Duration(name); d <= 0 || d > fedkv.MaxDeadlineMS*time.Millisecond/2 {
+			return usagef("--%s %v: must be more than 0s and at most %v", name, d, fedkv.MaxDeadlineMS*time.Millisecond/2)
+		}
+	}
+	return nil
+}
+
+func runAsk(c *cli.Context) (err error) {
+	r, err := readRequest(c)
+	if err != nil {
+		return err
+	}
+	wire, err := openRecord(c.String("record"))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, wire.close()) }()
+	engine, err := loadEngine(c)
+	if err != nil {
+		return err
+	}
+	defer engine.Close()
+	q, err := prepare(c, r, engine)
+	if err != nil {
+		return err
+	}
+	choose, release, err := engine.Sampler(sampling(c))
+	if err != nil {
+		return err
+	}
+	defer release()
+
+	contacts, hangUp, err := network(c, r, wire)
+	if err != nil {
+		return err
+	}
+	defer hangUp()
+	own, stop, err := ownDocuments(c, engine, r, &q)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	q.Contacts = append(contacts, own...)
+	if c.IsSet("min-peers") && r.minPeers > 0 {
+		q.MinPeers = r.minPeers + len(own)
+	}
+
+	session, err := node.Ask(c.Context, q)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, session.Close()) }()
+	told := reporter{addresses: r.addresses, types: r.types, err: c.App.ErrWriter}
+	if err := told.beforeAnswer(session.Report(), r.minPeers); err != nil {
+		return err
+	}
+	return answerTo(c, session, choose, told)
+}
+
+// prepare is the question as the model sees it. Contacts are still to be named.
+func prepare(c *cli.Context, r request, engine *llama.Engine) (q node.Question, err error) {
+	most, err := contextSize(c, engine)
+	if err != nil {
+		return q, err
+	}
+	schedules, positions, err := plan(c, engine)
+	if err != nil {
+		return q, err
+	}
+	frame, err := engine.Frame(c.String("system"))
+	if err != nil {
+		return q, fmt.Errorf("%s; give an instruction-tuned model with --model", engineText(err))
+	}
+	text, err := engine.Tokenize(r.question)
+	if err != nil {
+		return q, err
+	}
+	q = node.Question{
+		Engine: engine, Self: self(engine, deviceName(c), fedkv.RolePublisher), ID: string(r.identity.ID()),
+		Prefix: frame.Prefix, Own: append(text, frame.Suffix...), Answer: c.Int("predict"),
+		Schedules: schedules, Types: r.types, Positions: positions, MaxContext: most,
+		SetupBy: c.Duration("setup-timeout"), GatherBy: c.Duration("setup-timeout") + c.Duration("timeout"),
+		RequireAll: c.Bool("require-all"), MaxStaging: memoryShare(), Log: newLogger(c, c.Bool("verbose")),
+	}
+	if len(q.Prefix) > fedkv.MaxPrefix {
+		return q, fmt.Errorf("the system prompt has %d tokens with the chat template, %d are allowed: shorten --system", len(q.Prefix), fedkv.MaxPrefix)
+	}
+	if n := len(q.Prefix) + len(q.Own); n+q.Answer > most {
+		return q, fmt.Errorf("the question has %d tokens with the chat template and the answer may have %d, the context has room for %d: "+
+			"shorten it, or change --predict or --context", n, q.Answer, most)
+	}
+	return q, nil
+}
+
+// answerTo decodes the answer and prints it.
+func answerTo(c *cli.Context, session *node.Session, choose node.Sampler, told reporter) error {
+	var whole strings.Builder
+	streamed := 0
+	reason, err := session.Generate(c.Context, choose, c.Int("predict"), func(piece []byte) error {
+		if c.Bool("json") {
+			whole.Write(piece)
+			return nil
+		}
+		streamed += len(piece)
+		_, err := c.App.Writer.Write(piece)
+		return err
+	})
+	if streamed > 0 || err == nil && !c.Bool("json") {
+		fmt.Fprintln(c.App.Writer)
+	}
+	if err != nil {
+		return err
+	}
+	report := session.Report()
+	if c.Bool("json") {
+		return told.object(c.App.Writer, whole.String(), reason, report)
+	}
+	told.afterAnswer(report, c.Bool("verbose"))
+	return nil
+}
+
+// scheduleHelp explains --schedule.
+const scheduleHelp = "A schedule says at which layers devices attend to each other: gather (contributors none, publisher all), lockstep\n" +
+	"(both all), or for both alike all, none, every fourth layer as H=4 or tail=4 or head=4, as many placed by shallow=4,\n" +
+	"deep=4, progressive=4 or regressive=4, layers such as 2- or 0,4,8-11; or apart, contributors=2-;publisher=all."
+
+const scheduleNames = "gather, lockstep, all, none, H=4, layers such as 2- or 0,4,8, contributors=2-;publisher=all"
+
+// checkSchedule finds what is wrong with a schedule in any model, before one is loaded.
+func checkSchedule(spec string) error {
+	_, err := fedkv.ParseSchedules(spec, fedkv.MaxLayers)
+	return scheduleError(spec, err)
+}
+
+func scheduleError(spec string, err error) error {
+	if err == nil {
+		return nil
+	}
+	text := err.Error()
+	if _, reason, found := strings.Cut(text, `": `); found && strings.HasPrefix(text, "schedule") {
+		text = reason // it begins with the schedule, which is named below
+	}
+	return usagef("--schedule %q: %s; known are %s", spec, text, scheduleNames)
 }
 
 // plan resolves schedule and positions for the model.
 func plan(c *cli.Context, engine *llama.Engine) (fedkv.Schedules, fedkv.Positions, error) {
 	schedules, err := fedkv.ParseSchedules(c.String("schedule"), engine.Layers())
 	if err != nil {
-		return fedkv.Schedules{}, 0, usagef("--schedule: %v", err)
+		return fedkv.Schedules{}, 0, scheduleError(c.String("schedule"), err)
 	}
-	if least := c.Int("min-layer"); least < 0 || least > engine.Layers() {
+	if least := c.Int("min-layer"); least > engine.Layers() {
 		return fedkv.Schedules{}, 0, usagef("--min-layer %d: the model has layers 0 to %d", least, engine.Layers()-1)
 	}
 	schedules = schedules.From(c.Int("min-layer"))
@@ -253,7 +322,7 @@ func plan(c *cli.Context, engine *llama.Engine) (fedkv.Schedules, fedkv.Position
 			return fedkv.Schedules{}, 0, usagef("--positions: %v", err)
 		}
 		if positions == fedkv.Canonical && schedules.Regime() == fedkv.Lockstep {
-			return fedkv.Schedules{}, 0, usagef("--positions canonical: lockstep needs true positions")
+			return fedkv.Schedules{}, 0, usagef("--positions canonical: lockstep needs true positions, inplace")
 		}
 	}
 	return schedules, positions, nil
@@ -270,21 +339,49 @@ func sampling(c *cli.Context) llama.Sampling {
 	}
 }
 
-// ownDocuments makes this device's own texts one more contributor, without a network.
-func ownDocuments(c *cli.Context, engine *llama.Engine, docs []node.Document, types fedkv.WireTypes) ([]node.Contact, func(), error) {
-	if len(docs) == 0 {
+// network opens this device's end of the links to its peers. Nobody may open one to it.
+func network(c *cli.Context, r request, wire *wireRecord) (contacts []node.Contact, hangUp func(), err error) {
+	if len(r.addresses) == 0 {
 		return nil, func() {}, nil
 	}
-	name := deviceName(c)
-	source, err := node.NewDocuments(engine, name, docs)
+	log := newLogger(c, c.Bool("verbose"))
+	endpoint, err := transport.Listen(transport.Config{
+		Identity: r.identity, MaxStaging: memoryShare(),
+		Notify: func(e transport.Event) { log.Debug().Str("peer", string(e.Peer)).Stringer("kind", e.Kind).Msg(e.Text) },
+		Allow: func(transport.ID) error {
+			return fedkv.Errorf(fedkv.CodeForbidden, "this device asks and serves nobody")
+		},
+	})
 	if err != nil {
 		return nil, nil, err
 	}
-	network := node.NewMemory()
+	for _, a := range r.addresses {
+		to := node.Address{ID: string(a.ID), HostPort: a.HostPort}
+		contacts = append(contacts, node.Contact{Dial: func(ctx context.Context) (node.Link, error) {
+			return wire.tap(peers{endpoint}.Dial(ctx, to))
+		}})
+	}
+	return contacts, func() { _ = endpoint.Close() }, nil
+}
+
+// ownDocuments makes this device's own texts one more contributor, without a network.
+func ownDocuments(c *cli.Context, engine *llama.Engine, r request, q *node.Question) ([]node.Contact, func(), error) {
+	if len(r.docs) == 0 {
+		return nil, func() {}, nil
+	}
+	source, err := node.NewDocuments(engine, q.Self.Name, r.docs)
+	if err != nil {
+		return nil, nil, err
+	}
+	if room := q.MaxContext - q.Answer - len(q.Prefix) - len(q.Own); source.Tokens() > room {
+		return nil, nil, fmt.Errorf("this device's documents have %d tokens, beside question and answer the context has room for %d: "+
+			"give fewer, or change --predict or --context", source.Tokens(), room)
+	}
+	memory := node.NewMemory()
 	const host, guest = "own documents", "publisher"
 	contributor := node.NewContributor(node.ContributorConfig{
-		Engine: engine, Peers: network.Join(host), Self: self(engine, name, fedkv.RoleContributor), ID: host,
-		Source: source, MaxContext: c.Int("context"), Log: newLogger(c, false),
+		Engine: engine, Peers: memory.Join(host), Self: self(engine, q.Self.Name, fedkv.RoleContributor), ID: host,
+		Source: source, MaxContext: q.MaxContext, Log: q.Log,
 	})
 	ctx, cancel := context.WithCancel(c.Context)
 	done := make(chan struct{})
@@ -292,61 +389,9 @@ func ownDocuments(c *cli.Context, engine *llama.Engine, docs []node.Document, ty
 		defer close(done)
 		_ = contributor.Serve(ctx)
 	}()
-	asker := network.Join(guest)
-	contact := node.Contact{Name: name, Dial: func(ctx context.Context) (node.Link, error) {
+	asker := memory.Join(guest)
+	contact := node.Contact{Name: q.Self.Name, Dial: func(ctx context.Context) (node.Link, error) {
 		return asker.Dial(ctx, node.Address{ID: host})
 	}}
 	return []node.Contact{contact}, func() { cancel(); <-done }, nil
-}
-
-func federationOf(r node.Report, types fedkv.WireTypes) federation {
-	f := federation{
-		Session: r.Session.String(), Regime: r.Regime.String(), Wire: types.String(), Tokens: r.Layout.Total(),
-		Bytes: r.Received(), SetupMS: r.SetupMS, WaitMS: r.WaitMS, SyncMS: r.SyncMS, PrefillMS: r.PrefillMS,
-		TTFTMS: r.TTFTMS, DecodeMS: r.DecodeMS, Decoded: r.Decoded, Notes: r.Notes, Peers: []peerJSON{},
-	}
-	for _, p := range r.Peers {
-		j := peerJSON{Name: p.Name, ID: p.ID, Tokens: p.Tokens, Rows: p.Rows, Bytes: p.Bytes, PrefillMS: p.PrefillMS, TransferMS: p.TransferMS}
-		if p.Missing != nil {
-			j.Missing = p.Missing.String()
-		}
-		f.Peers = append(f.Peers, j)
-	}
-	return f
-}
-
-// printReport writes who is missing, the peers' table if asked for, and the footer.
-func printReport(w io.Writer, r node.Report, engine *llama.Engine, verbose bool) {
-	for _, note := range r.Notes {
-		fmt.Fprintf(w, "note: %s\n", note)
-	}
-	for _, p := range r.Peers {
-		if p.Missing != nil {
-			fmt.Fprintf(w, "missing: %s\n", p.Missing)
-		}
-	}
-	if verbose {
-		t := newTable(w, "peer", "tokens", "rows", "bytes", "prefill ms", "transfer ms", "")
-		for _, p := range r.Peers {
-			state := ""
-			if p.Missing != nil {
-				state = "missing"
-			}
-			t.AppendRow(table.Row{p.Name, p.Tokens, p.Rows, p.Bytes, fmt.Sprintf("%.0f", p.PrefillMS), fmt.Sprintf("%.0f", p.TransferMS), state})
-		}
-		t.Render()
-	}
-	rate := func(tokens int, ms float64) float64 {
-		if ms == 0 {
-			return 0
-		}
-		return 1000 * float64(tokens) / ms
-	}
-	share := 0.0
-	if r.TTFTMS > 0 {
-		share = 100 * (r.WaitMS + r.SyncMS) / r.TTFTMS
-	}
-	fmt.Fprintf(w, "[ prefill %d tok %.1f t/s | decode %d tok %.1f t/s | TTFT %.1f s | peers %d/%d | recv %s | sync %.0f %% ]\n",
-		r.Own, rate(r.Own, r.PrefillMS), r.Decoded, rate(r.Decoded, r.DecodeMS), r.TTFTMS/1000, r.Present(), len(r.Peers),
-		bytesText(r.Received()), share)
 }

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"math"
 	"os"
 	"strconv"
 	"strings"
@@ -19,21 +21,21 @@ import (
 
 func evalCommand() *cli.Command {
 	return &cli.Command{
-		Name:  "eval",
-		Usage: "measure what schedules and wire types cost, against one process that evaluates everything",
+		Name:      "eval",
+		Usage:     "measure what schedules and wire types cost, against one process that evaluates everything",
+		UsageText: "fedattn eval [flags] --model FILE --text FILE",
 		Description: "Cases are every combination of --participants, --schedule and --wire, or the lines of --cases: JSON objects\n" +
 			"with the keys of this command's own --format jsonl. Where such a line has a kld_mean, it is a reference: a mean\n" +
-			"KL divergence further from it than --tolerance is an error.",
+			"KL divergence further from it than --tolerance is an error.\n" + scheduleHelp,
 		Flags: append(append(modelFlags(), promptFlags(2048, 128, 32)...),
-			&cli.StringFlag{Name: "participants", Aliases: []string{"n"}, Value: "4", Usage: "devices, the publisher included: `LIST`, such as 2,4,8"},
-			&cli.StringSliceFlag{Name: "schedule", Value: cli.NewStringSlice("gather"), KeepSpace: true,
-				Usage: "`SCHEDULE`, may be given several times: gather, lockstep, H=4, 'contributors=2-;publisher=all'"},
-			&cli.StringSliceFlag{Name: "wire", Value: cli.NewStringSlice("q8_0/q4_0"), Usage: "types of K and V rows, may be given several times"},
-			&cli.StringFlag{Name: "positions", Value: "canonical", Usage: "canonical or inplace; lockstep is always inplace"},
+			&cli.StringFlag{Name: "participants", Aliases: []string{"n"}, Value: "4", Usage: "devices, the publisher included: `LIST` such as 2,4,8"},
+			&cli.StringSliceFlag{Name: "schedule", Value: cli.NewStringSlice("gather"), KeepSpace: true, Usage: "`SCHEDULE` of sync layers, see above"},
+			&cli.StringSliceFlag{Name: "wire", Value: cli.NewStringSlice("q8_0/q4_0"), Usage: "`K/V` rows on the wire: f16, q8_0, q5_1, q4_1, q4_0"},
+			&cli.StringFlag{Name: "positions", Value: "canonical", Usage: "`WHERE` segments are evaluated in gather: canonical, inplace"},
 			&cli.StringFlag{Name: "cases", Usage: "JSONL `FILE` with the cases to measure"},
-			&cli.Float64Flag{Name: "tolerance", Value: 0.10, Usage: "how far a mean KL may be from its reference, as a share of it"},
-			&cli.StringFlag{Name: "transport", Value: "memory", Usage: "memory or quic (over loopback); the figures are the same"},
-			&cli.StringFlag{Name: "format", Value: "table", Usage: "table or jsonl"},
+			&cli.Float64Flag{Name: "tolerance", Value: 0.10, Usage: "how far a mean KL may be from its reference, as a `SHARE`"},
+			&cli.StringFlag{Name: "transport", Value: "memory", Usage: "`NETWORK` between the devices: memory, quic (over loopback); the figures are the same"},
+			&cli.StringFlag{Name: "format", Value: "table", Usage: "`FORMAT` of the output: table, jsonl"},
 		),
 		Action: runEval,
 	}
@@ -45,32 +47,40 @@ type evalCase struct {
 	Reference *float64 `json:"kld_mean"`
 }
 
+func (c evalCase) String() string {
+	return fmt.Sprintf("%d participants, contributors=%s, publisher=%s, %s/%s, %s", c.Participants, c.Contributors, c.Publisher, c.WireK, c.WireV, c.Positions)
+}
+
 func runEval(c *cli.Context) error {
 	if err := noArguments(c); err != nil {
 		return err
 	}
-	format := c.String("format")
-	if format != "table" && format != "jsonl" {
-		return usagef("unknown format %q; known are table, jsonl", format)
-	}
-	bench, engine, err := newBench(c)
+	network, err := checkPrompt(c)
 	if err != nil {
 		return err
 	}
-	defer engine.Close()
+	newOutput, err := chosen(c, "format", map[string]func(io.Writer) evalOutput{"table": newEvalTable, "jsonl": newEvalLines})
+	if err != nil {
+		return err
+	}
+	if err := between(c, 0, math.MaxFloat64, "tolerance"); err != nil {
+		return err
+	}
+	// what is wrong in any model is said before one is loaded
+	if _, err := evalCases(c, fedkv.MaxLayers); err != nil {
+		return err
+	}
+	bench, text, closeBench, err := newBench(c, network)
+	if err != nil {
+		return err
+	}
+	defer closeBench()
 	cases, err := evalCases(c, len(bench.Engine.Shape().Layers))
 	if err != nil {
 		return err
 	}
-	text, err := readTokens(c, engine)
-	if err != nil {
-		return err
-	}
-	cut := func(participants int) (lab.Prompt, error) {
-		return lab.Cut(text, c.Int("tokens"), c.Int("prefix-tokens"), c.Int("publisher-tokens"), participants)
-	}
 	// the same tokens however they are cut: one centralised run serves all cases
-	prompt, err := cut(cases[0].Participants)
+	prompt, err := cut(c, text, cases[0].Participants)
 	if err != nil {
 		return err
 	}
@@ -78,65 +88,63 @@ func runEval(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	out := newEvalOutput(c.App.Writer, format)
+	out := newOutput(c.App.Writer)
 	defer out.close()
-	var off []string
+	off := 0
 	for _, ec := range cases {
-		prompt, err := cut(ec.Participants)
+		prompt, err := cut(c, text, ec.Participants)
 		if err != nil {
 			return err
 		}
 		line, err := bench.Measure(c.Context, ec.Case, prompt, base)
 		if err != nil {
-			return fmt.Errorf("%d participants, contributors=%s, publisher=%s: %w", ec.Participants, ec.Contributors, ec.Publisher, err)
+			return fmt.Errorf("%v: %w", ec, err)
 		}
 		out.line(line, ec.Reference)
-		if ec.Reference != nil {
-			if d := line.Deviation(*ec.Reference); d > c.Float64("tolerance") || d < -c.Float64("tolerance") {
-				off = append(off, fmt.Sprintf("%d participants, contributors=%s, publisher=%s, %s/%s: mean KL %.4f, reference %.4f",
-					ec.Participants, ec.Contributors, ec.Publisher, ec.WireK, ec.WireV, line.KLDMean, *ec.Reference))
-			}
+		if ec.Reference != nil && !(math.Abs(line.Deviation(*ec.Reference)) <= c.Float64("tolerance")) {
+			off++
+			fmt.Fprintf(c.App.ErrWriter, "off: %v: mean KL %.4f, reference %.4f\n", ec, line.KLDMean, *ec.Reference)
 		}
 	}
-	if len(off) > 0 {
-		return fmt.Errorf("%d of %d cases are off their reference by more than %.0f %%:\n  %s", len(off), len(cases),
-			100*c.Float64("tolerance"), strings.Join(off, "\n  "))
+	if off > 0 {
+		return fmt.Errorf("%d of %d cases are off their reference by more than %.0f %%", off, len(cases), 100*c.Float64("tolerance"))
 	}
 	return nil
 }
 
-// evalCases lists what to measure.
+// evalCases lists what to measure of a model with this many layers.
 func evalCases(c *cli.Context, layers int) ([]evalCase, error) {
 	if path := c.String("cases"); path != "" {
 		return readCases(path)
 	}
+	positions, err := fedkv.ParsePositions(c.String("positions"))
+	if err != nil {
+		return nil, usagef("--positions: %v", err)
+	}
 	var cases []evalCase
-	for _, n := range strings.Split(c.String("participants"), ",") {
+	for n := range strings.SplitSeq(c.String("participants"), ",") {
 		participants, err := strconv.Atoi(strings.TrimSpace(n))
-		if err != nil {
-			return nil, usagef("--participants %q: %q is not a number", c.String("participants"), n)
+		if err != nil || participants < 1 || participants > fedkv.MaxParticipants {
+			return nil, usagef("--participants %q: %q is not a number from 1 to %d", c.String("participants"), n, fedkv.MaxParticipants)
 		}
 		for _, s := range c.StringSlice("schedule") {
 			schedules, err := fedkv.ParseSchedules(s, layers)
 			if err != nil {
-				return nil, usagef("--schedule: %v", err)
+				return nil, scheduleError(s, err)
 			}
 			for _, w := range c.StringSlice("wire") {
 				types, err := fedkv.ParseWireTypes(w)
 				if err != nil {
 					return nil, usagef("--wire: %v", err)
 				}
-				positions, err := fedkv.ParsePositions(c.String("positions"))
-				if err != nil {
-					return nil, usagef("--positions: %v", err)
-				}
+				where := positions
 				if schedules.Regime() == fedkv.Lockstep {
-					positions = fedkv.InPlace
+					where = fedkv.InPlace
 				}
 				cases = append(cases, evalCase{Case: lab.Case{
 					Participants: participants, Contributors: schedules.Contributors.String(),
 					Publisher: schedules.Publisher.String(), WireK: types.K.String(), WireV: types.V.String(),
-					Positions: positions.String(),
+					Positions: where.String(),
 				}})
 			}
 		}
@@ -146,7 +154,9 @@ func evalCases(c *cli.Context, layers int) ([]evalCase, error) {
 
 func readCases(path string) ([]evalCase, error) {
 	f, err := os.Open(path)
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("no such file of cases: %s; give an existing one with --cases", path)
+	} else if err != nil {
 		return nil, err
 	}
 	defer f.Close()
@@ -158,47 +168,52 @@ func readCases(path string) ([]evalCase, error) {
 		}
 		var ec evalCase
 		if err := json.Unmarshal(lines.Bytes(), &ec); err != nil {
-			return nil, fmt.Errorf("%s:%d: %w", path, n, err)
+			return nil, fmt.Errorf("%s:%d: %w; a case is a line of --format jsonl", path, n, err)
 		}
 		cases = append(cases, ec)
 	}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
 	if len(cases) == 0 {
-		return nil, errors.Join(fmt.Errorf("%s has no cases", path), lines.Err())
+		return nil, fmt.Errorf("%s has no cases: a case is a line of --format jsonl", path)
 	}
-	return cases, lines.Err()
+	return cases, nil
 }
 
-// evalOutput prints lines as they come.
-type evalOutput struct {
-	json  *json.Encoder
-	table table.Writer
+// evalOutput prints measured cases, with their references where they have one.
+type evalOutput interface {
+	line(l lab.Line, reference *float64)
+	close()
 }
 
-func newEvalOutput(w io.Writer, format string) *evalOutput {
-	if format == "jsonl" {
-		return &evalOutput{json: json.NewEncoder(w)}
-	}
-	return &evalOutput{table: newTable(w, "N", "contributors", "publisher", "K/V", "positions", "mean KL", "± ref", "same top", "PPL", "KiB", "s")}
+type evalLines struct{ *json.Encoder }
+
+func newEvalLines(w io.Writer) evalOutput { return evalLines{json.NewEncoder(w)} }
+
+func (o evalLines) line(l lab.Line, _ *float64) { _ = o.Encode(l) }
+func (evalLines) close()                        {}
+
+type evalTable struct{ table.Writer }
+
+func newEvalTable(w io.Writer) evalOutput {
+	return evalTable{newTable(w, "N", "contributors", "publisher", "K/V", "positions", "mean KL", "± ref", "same top", "PPL", "KiB", "s")}
 }
 
-func (o *evalOutput) line(l lab.Line, reference *float64) {
-	if o.json != nil {
-		_ = o.json.Encode(l)
-		return
-	}
+func (o evalTable) line(l lab.Line, reference *float64) {
 	ref := ""
 	if reference != nil {
 		ref = fmt.Sprintf("%+.1f %%", 100*l.Deviation(*reference))
 	}
-	o.table.AppendRow(table.Row{
+	o.AppendRow(table.Row{
 		l.Participants, l.Contributors, l.Publisher, l.WireK + "/" + l.WireV, l.Positions, fmt.Sprintf("%.4f", l.KLDMean), ref,
 		fmt.Sprintf("%.1f %%", 100*l.SameTop), fmt.Sprintf("%+.1f %%", 100*(l.PPL/l.PPLBase-1)), l.KVBytes >> 10,
 		fmt.Sprintf("%.1f", l.Seconds),
 	})
 }
 
-func (o *evalOutput) close() {
-	if o.table != nil {
-		o.table.Render()
+func (o evalTable) close() {
+	if o.Length() > 0 {
+		o.Render()
 	}
 }

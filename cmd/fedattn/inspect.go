@@ -2,10 +2,12 @@ package main
 
 import (
 	"bufio"
-	"bytes"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"strings"
 
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/urfave/cli/v2"
@@ -15,52 +17,54 @@ import (
 	"fedattn/fedkv/node/tap"
 )
 
+// shortestText is how many bytes of a text package tap looks for: a shorter one would never be found.
+const shortestText = 12
+
 func inspectCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "inspect",
-		Usage:     "show what crossed the links of a recorded question (ask --record), and search it for texts",
-		ArgsUsage: "RECORD",
+		Usage:     "show what crossed the links of a recorded question, and search it for texts",
+		UsageText: "fedattn inspect [flags] RECORD   (fedattn ask --record FILE makes one)",
+		Description: "With --absent it fails if a piece of such a text is in the record, as text or as the model's tokens in any of the\n" +
+			"usual encodings. It does not tell what could be computed from the rows.",
 		Flags: append(modelFlags(),
-			&cli.StringSliceFlag{Name: "absent", Usage: "text `FILE` that must not be in the record, as text or as tokens; may be given several times"},
-			&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "every message byte by byte, and every block's header"},
+			&cli.StringSliceFlag{Name: "absent", Usage: "text `FILE` that must not be in the record"},
+			&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "every message byte by byte, and every block's header", DisableDefaultText: true},
 		),
 		Action: runInspect,
 	}
 }
 
 func runInspect(c *cli.Context) error {
-	if c.Args().Len() != 1 {
-		return usagef("inspect: one record is needed; ask --record FILE makes it")
-	}
-	record, err := os.ReadFile(c.Args().First())
+	args, err := words(c, "record")
 	if err != nil {
 		return err
 	}
-	if err := printRecord(c.App.Writer, record, c.Bool("verbose")); err != nil {
-		return fmt.Errorf("%s: %w", c.Args().First(), err)
+	if len(args) != 1 {
+		return usagef("%d records are named: inspect reads one; fedattn ask --record FILE makes it", len(args))
 	}
-	files := c.StringSlice("absent")
-	if len(files) == 0 {
+	texts, err := absentTexts(c)
+	if err != nil {
+		return err
+	}
+	name := args[0]
+	record, err := os.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("no such record: %s; fedattn ask --record FILE makes one", name)
+	} else if err != nil {
+		return err
+	}
+	defer record.Close()
+	if err := printRecord(c.App.Writer, record, c.Bool("verbose")); err != nil {
+		return fmt.Errorf("%s: %s; fedattn ask --record FILE makes a record", name, strings.TrimPrefix(err.Error(), "tap: "))
+	}
+	if len(texts) == 0 {
 		return nil
 	}
-	engine, err := loadEngine(c)
-	if err != nil {
+	if _, err := record.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	defer engine.Close()
-	var texts []tap.Text
-	for _, file := range files {
-		b, err := os.ReadFile(file)
-		if err != nil {
-			return err
-		}
-		tokens, err := engine.Tokenize(string(b))
-		if err != nil {
-			return err
-		}
-		texts = append(texts, tap.Text{Name: file, Text: string(b), Tokens: tokens})
-	}
-	found, err := tap.Search(bytes.NewReader(record), texts)
+	found, err := tap.Search(bufio.NewReader(record), texts)
 	if err != nil {
 		return err
 	}
@@ -68,19 +72,59 @@ func runInspect(c *cli.Context) error {
 		fmt.Fprintln(c.App.Writer, f)
 	}
 	if len(found) > 0 {
-		return fmt.Errorf("%d pieces of the texts are in the record", len(found))
+		return fmt.Errorf("the record has pieces of what must not be in it: %d are listed", len(found))
 	}
-	fmt.Fprintf(c.App.Writer, "no piece of %d texts is in the record: no 12 bytes of a text, no 4 tokens in a row\n", len(texts))
+	fmt.Fprintf(c.App.Writer, "no piece of %s is in the record: no 12 bytes of a text, no 4 tokens in a row\n", count(len(texts), "text"))
 	return nil
 }
 
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// absentTexts reads what --absent names, as text and as the model's tokens.
+func absentTexts(c *cli.Context) ([]tap.Text, error) {
+	files := c.StringSlice("absent")
+	if len(files) == 0 {
+		return nil, nil
+	}
+	if err := checkModel(c); err != nil {
+		return nil, err
+	}
+	var texts []tap.Text
+	for _, file := range files {
+		text, err := readText("absent", file)
+		if err != nil {
+			return nil, err
+		}
+		texts = append(texts, tap.Text{Name: file, Text: text})
+	}
+	engine, err := loadEngine(c)
+	if err != nil {
+		return nil, err
+	}
+	defer engine.Close()
+	for i := range texts {
+		if texts[i].Tokens, err = engine.Tokenize(texts[i].Text); err != nil {
+			return nil, err
+		}
+		if t := texts[i]; len(t.Text) < shortestText {
+			return nil, fmt.Errorf("%s is too short to search for: fewer than %d bytes could be in any record by chance", t.Name, shortestText)
+		}
+	}
+	return texts, nil
+}
+
 // printRecord counts what was said, and shows each entry if verbose is set.
-func printRecord(w io.Writer, record []byte, verbose bool) error {
+func printRecord(w io.Writer, record io.Reader, verbose bool) error {
 	type line struct{ entries, bytes int }
 	lines := map[string]*line{}
 	var order []string
 	n := 0
-	err := tap.Read(bytes.NewReader(record), func(e tap.Entry) error {
+	err := tap.Read(bufio.NewReader(record), func(e tap.Entry) error {
 		what := "blocks of rows"
 		shown := e.Bytes
 		if e.Kind == tap.Control {
@@ -109,6 +153,9 @@ func printRecord(w io.Writer, record []byte, verbose bool) error {
 	if err != nil {
 		return err
 	}
+	if n == 0 {
+		return errors.New("it is empty, nothing crossed the links")
+	}
 	t := newTable(w, "", "entries", "bytes")
 	for _, key := range order {
 		t.AppendRow(table.Row{key, lines[key].entries, lines[key].bytes})
@@ -117,10 +164,10 @@ func printRecord(w io.Writer, record []byte, verbose bool) error {
 	return nil
 }
 
-// wireRecord is the file that --record names; without one it does nothing.
+// wireRecord is the file that --record names; without one it does nothing. It is written entry by entry, so that it
+// is whole up to the moment at which a process is killed.
 type wireRecord struct {
 	file     *os.File
-	out      *bufio.Writer
 	recorder *tap.Recorder
 }
 
@@ -131,10 +178,9 @@ func openRecord(path string) (*wireRecord, error) {
 	// rows are as private as the texts they come from
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("no place for the record: %w; give another file with --record", err)
 	}
-	out := bufio.NewWriter(f)
-	return &wireRecord{f, out, tap.NewRecorder(out)}, nil
+	return &wireRecord{f, tap.NewRecorder(f)}, nil
 }
 
 func (w *wireRecord) tap(l node.Link, err error) (node.Link, error) {
@@ -149,11 +195,11 @@ func (w *wireRecord) close() error {
 		return nil
 	}
 	err := w.recorder.Err()
-	if flush := w.out.Flush(); err == nil {
-		err = flush
+	if closed := w.file.Close(); err == nil {
+		err = closed
 	}
-	if close := w.file.Close(); err == nil {
-		err = close
+	if err != nil {
+		return fmt.Errorf("the record is not whole: %w", err)
 	}
-	return err
+	return nil
 }

@@ -18,7 +18,8 @@ func (p peers) Dial(ctx context.Context, to node.Address) (node.Link, error) {
 	}
 	peer, err := p.Endpoint.Dial(ctx, transport.PeerAddress{ID: id, HostPort: to.HostPort})
 	if err != nil {
-		return nil, err
+		// the endpoint's own deadline is among the causes; the session's is not over because of it
+		return nil, &fedkv.Error{Code: fedkv.CodeOf(err), Text: err.Error()}
 	}
 	return link{peer}, nil
 }

@@ -1,14 +1,10 @@
 package main
 
 import (
-	"bytes"
 	"fmt"
 	"net"
-	"os"
-	"path/filepath"
+	"strconv"
 	"strings"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/rs/zerolog"
 	"github.com/urfave/cli/v2"
@@ -19,28 +15,40 @@ import (
 )
 
 func nodeCommand() *cli.Command {
+	const sharing = "Sharing"
 	return &cli.Command{
-		Name:  "node",
-		Usage: "hold texts and contribute to other devices' questions until stopped",
+		Name:      "node",
+		Usage:     "hold texts and contribute to other devices' questions until stopped",
+		UsageText: "fedattn node [flags]",
+		Description: "Prints the address under which others ask it, ID@HOST:PORT, one line for each of this device's addresses. The log\n" +
+			"on stderr has a line for each question: who asked, how many tokens, layers and bytes went out; never the text.",
 		Flags: append(modelFlags(),
-			&cli.StringSliceFlag{Name: "doc", Usage: "text `FILE` to contribute, may be given several times"},
-			&cli.StringFlag{Name: "listen", Value: ":7843", Usage: "UDP `ADDRESS` to listen on", EnvVars: []string{"FEDATTN_LISTEN"}},
-			&cli.StringSliceFlag{Name: "allow", Usage: "`ID` of a device that may ask and gets rows, may be given several times"},
-			&cli.BoolFlag{Name: "allow-any", Usage: "every device that reaches this one may ask and gets rows"},
-			&cli.StringFlag{Name: "name", Usage: "what this device is called in answers (default: the host's name)", EnvVars: []string{"FEDATTN_NAME"}},
-			&cli.IntFlag{Name: "context", Value: 8192, Usage: "longest token stream to take part in"},
-			&cli.IntFlag{Name: "max-tokens", Usage: "most tokens to contribute to one question (default: no limit)"},
-			&cli.IntFlag{Name: "min-layer", Usage: "keep the rows of layers before this one; costs quality and protects nothing against a peer with the model"},
-			&cli.IntFlag{Name: "max-sessions", Value: 1, Usage: "questions to serve at once"},
-			&cli.StringFlag{Name: "log-format", Value: "console", Usage: "console or json"},
-			configFlag(),
+			contextFlag("evaluate at most `N` tokens for a question"),
+			&cli.StringSliceFlag{Name: "doc", Usage: "text `FILE` to contribute", Category: sharing},
+			&cli.StringSliceFlag{Name: "allow", Usage: "`ID` of a device that may ask and gets rows", Category: sharing},
+			&cli.BoolFlag{Name: "allow-any", Usage: "every device that reaches this one may ask and gets rows", DisableDefaultText: true, Category: sharing},
+			&cli.IntFlag{Name: "max-tokens", Usage: "contribute at most `N` tokens to one question", DefaultText: "no limit", Category: sharing},
+			&cli.IntFlag{Name: "min-layer", Usage: "keep the rows before layer `N`; this protects nothing", Category: sharing},
+			&cli.IntFlag{Name: "max-sessions", Value: 1, Usage: "serve `N` questions at once", Category: sharing},
+			&cli.StringFlag{Name: "listen", Value: ":7843", Usage: "UDP `ADDRESS` to listen on; only 127.0.0.1 needs no --allow", EnvVars: []string{"FEDATTN_LISTEN"}, Category: deviceCategory},
+			&cli.StringFlag{Name: "log-format", Value: "console", Usage: "`FORMAT` of the log: console, json", Category: deviceCategory},
+			nameFlag(), configFlag(),
 		),
-		Action: runNode,
+		Action: func(c *cli.Context) error {
+			err := runNode(c)
+			if c.Context.Err() != nil {
+				return nil // it was told to stop, and did
+			}
+			return err
+		},
 	}
 }
 
 func runNode(c *cli.Context) error {
 	if err := noArguments(c); err != nil {
+		return err
+	}
+	if err := first(checkModel(c), atLeast(c, 1, "context", "max-sessions"), atLeast(c, 0, "max-tokens", "min-layer")); err != nil {
 		return err
 	}
 	allow, err := allowed(c)
@@ -51,12 +59,12 @@ func runNode(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if len(c.StringSlice("doc")) == 0 {
+		return usagef("nothing to contribute: name a text with --doc FILE")
+	}
 	docs, err := readDocuments(c.StringSlice("doc"))
 	if err != nil {
 		return err
-	}
-	if len(docs) == 0 {
-		return usagef("nothing to contribute: name a text with --doc FILE")
 	}
 	identity, err := loadIdentity(c)
 	if err != nil {
@@ -64,7 +72,7 @@ func runNode(c *cli.Context) error {
 	}
 	// the port is taken before the model is loaded: a mistake shows at once
 	endpoint, err := transport.Listen(transport.Config{
-		Identity: identity, Listen: c.String("listen"), Allow: allow,
+		Identity: identity, Listen: c.String("listen"), Allow: allow, MaxStaging: memoryShare(),
 		Notify: func(e transport.Event) {
 			log.Warn().Str("peer", string(e.Peer)).Str("address", e.Addr).Stringer("kind", e.Kind).Msg(e.Text)
 		},
@@ -78,21 +86,35 @@ func runNode(c *cli.Context) error {
 		return err
 	}
 	defer engine.Close()
+	most, err := contextSize(c, engine)
+	if err != nil {
+		return err
+	}
+	if least := c.Int("min-layer"); least >= engine.Layers() {
+		return usagef("--min-layer %d: the model has layers 0 to %d", least, engine.Layers()-1)
+	}
 
 	source, err := node.NewDocuments(engine, deviceName(c), docs)
 	if err != nil {
 		return err
 	}
-	if most := c.Int("context"); source.Tokens() > most {
-		return fmt.Errorf("the documents have %d tokens and --context is %d; give fewer, or a larger --context", source.Tokens(), most)
+	for _, limit := range []struct {
+		flag string
+		most int
+	}{{"context", most}, {"max-tokens", c.Int("max-tokens")}} {
+		if limit.most > 0 && source.Tokens() > limit.most {
+			return fmt.Errorf("the documents have %d tokens, --%s allows %d: give fewer or shorter ones, or change --%s",
+				source.Tokens(), limit.flag, limit.most, limit.flag)
+		}
 	}
-	log.Info().Str("model", engine.Description()).Int("documents", len(docs)).Int("tokens", source.Tokens()).Msg("ready")
+	log.Info().Str("model", engine.Description()).Int("documents", len(docs)).Int("tokens", source.Tokens()).
+		Stringer("address", endpoint.Addr()).Msg("ready")
 	for _, address := range reachable(endpoint.Addr()) {
 		fmt.Fprintf(c.App.Writer, "%s@%s\n", identity.ID(), address)
 	}
 	contributor := node.NewContributor(node.ContributorConfig{
 		Engine: engine, Peers: peers{endpoint}, Self: self(engine, deviceName(c), fedkv.RoleContributor),
-		ID: string(identity.ID()), Source: source, MaxTokens: c.Int("max-tokens"), MaxContext: c.Int("context"),
+		ID: string(identity.ID()), Source: source, MaxTokens: c.Int("max-tokens"), MaxContext: most,
 		MinLayer: c.Int("min-layer"), Sessions: c.Int("max-sessions"), Log: log,
 	})
 	return contributor.Serve(c.Context)
@@ -105,18 +127,18 @@ func allowed(c *cli.Context) (func(transport.ID) error, error) {
 	for _, text := range c.StringSlice("allow") {
 		id, err := transport.ParseID(text)
 		if err != nil {
-			return nil, usagef("--allow: %v", err)
+			return nil, usagef("--allow %q: %v; fedattn id prints it on the device that asks", text, err)
 		}
 		ids[id] = true
 	}
 	switch {
 	case c.Bool("allow-any") && len(ids) > 0:
-		return nil, usagef("--allow and --allow-any contradict each other")
+		return nil, usagef("--allow and --allow-any contradict each other: choose one")
 	case c.Bool("allow-any"):
 		return nil, nil
 	case len(ids) == 0 && !isLoopback(c.String("listen")):
-		return nil, usagef("nobody may ask: name the asking device with --allow ID (it prints its own with fedattn id), or say --allow-any; " +
-			"only a node that listens on 127.0.0.1 needs neither")
+		return nil, usagef("nobody may ask at --listen %s: name each asking device with --allow ID (fedattn id prints it there), "+
+			"or say --allow-any; only a node at 127.0.0.1 needs neither", c.String("listen"))
 	case len(ids) == 0:
 		return nil, nil
 	}
@@ -124,7 +146,8 @@ func allowed(c *cli.Context) (func(transport.ID) error, error) {
 		if ids[id] {
 			return nil
 		}
-		return fedkv.Errorf(fedkv.CodeForbidden, "this device's owner does not allow %s to ask", id)
+		// read on both sides: in the asker's error and in the node's log
+		return fedkv.Errorf(fedkv.CodeForbidden, "the owner has to allow it with --allow %s", id)
 	}, nil
 }
 
@@ -137,13 +160,13 @@ func isLoopback(address string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// reachable lists the addresses under which other devices may find a socket.
+// reachable lists the addresses under which other devices may find a socket: IPv4 where there is any.
 func reachable(addr net.Addr) []string {
 	udp, ok := addr.(*net.UDPAddr)
 	if !ok || !udp.IP.IsUnspecified() {
 		return []string{addr.String()}
 	}
-	var list []string
+	var v4, v6 []string
 	interfaces, _ := net.Interfaces()
 	for _, i := range interfaces {
 		// bridges of container engines lead nowhere from another device
@@ -153,60 +176,31 @@ func reachable(addr net.Addr) []string {
 		}
 		addresses, _ := i.Addrs()
 		for _, a := range addresses {
-			if ip, ok := a.(*net.IPNet); ok && ip.IP.IsGlobalUnicast() && ip.IP.To4() != nil {
-				list = append(list, net.JoinHostPort(ip.IP.String(), fmt.Sprint(udp.Port)))
+			ip, ok := a.(*net.IPNet)
+			if !ok || !ip.IP.IsGlobalUnicast() {
+				continue
+			}
+			hostPort := net.JoinHostPort(ip.IP.String(), strconv.Itoa(udp.Port))
+			if ip.IP.To4() != nil {
+				v4 = append(v4, hostPort)
+			} else {
+				v6 = append(v6, hostPort)
 			}
 		}
 	}
-	if len(list) == 0 {
-		list = append(list, net.JoinHostPort("127.0.0.1", fmt.Sprint(udp.Port)))
+	switch {
+	case len(v4) > 0:
+		return v4
+	case len(v6) > 0:
+		return v6
 	}
-	return list
+	return []string{net.JoinHostPort("127.0.0.1", strconv.Itoa(udp.Port))}
 }
 
+// nodeLogger logs everything: sessions are what a node is watched for.
 func nodeLogger(c *cli.Context) (zerolog.Logger, error) {
-	switch c.String("log-format") {
-	case "console":
-		return newLogger(c, true), nil
-	case "json":
-		return zerolog.New(c.App.ErrWriter).With().Timestamp().Logger(), nil
-	}
-	return zerolog.Logger{}, usagef("unknown log format %q; known are console, json", c.String("log-format"))
-}
-
-// deviceName is what this device is called in answers.
-func deviceName(c *cli.Context) string {
-	name := c.String("name")
-	if name == "" {
-		name, _ = os.Hostname()
-	}
-	var clean strings.Builder
-	for _, r := range name {
-		if unicode.IsPrint(r) && clean.Len()+utf8.RuneLen(r) <= fedkv.MaxName {
-			clean.WriteRune(r)
-		}
-	}
-	if clean.Len() == 0 {
-		return "device"
-	}
-	return clean.String()
-}
-
-// readDocuments reads texts; what is no text is an error that names it.
-func readDocuments(paths []string) ([]node.Document, error) {
-	var docs []node.Document
-	for _, path := range paths {
-		b, err := os.ReadFile(path)
-		if err != nil {
-			return nil, fmt.Errorf("document: %w", err)
-		}
-		if !utf8.Valid(b) || bytes.ContainsRune(b, 0) {
-			return nil, fmt.Errorf("document %s is not UTF-8 text; convert it first", path)
-		}
-		if len(bytes.TrimSpace(b)) == 0 {
-			return nil, fmt.Errorf("document %s is empty", path)
-		}
-		docs = append(docs, node.Document{Name: filepath.Base(path), Text: string(b)})
-	}
-	return docs, nil
+	return chosen(c, "log-format", map[string]zerolog.Logger{
+		"console": newLogger(c, true),
+		"json":    zerolog.New(c.App.ErrWriter).With().Timestamp().Logger(),
+	})
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"os"
 
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/urfave/cli/v2"
@@ -13,24 +12,33 @@ import (
 	"fedattn/llama"
 )
 
+const promptCategory = "Text"
+
 func promptFlags(tokens, publisher, prefix int) []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "text", Usage: "text `FILE` to cut among the participants"},
-		&cli.IntFlag{Name: "tokens", Value: tokens, Usage: "tokens of the text to use"},
-		&cli.IntFlag{Name: "publisher-tokens", Value: publisher, Usage: "the last of them, which the publisher holds"},
-		&cli.IntFlag{Name: "prefix-tokens", Value: prefix, Usage: "the first of them, which everybody holds"},
-		&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "log the sessions on stderr"},
+		&cli.StringFlag{Name: "text", Usage: "text `FILE` to cut among the participants", Category: promptCategory},
+		&cli.IntFlag{Name: "tokens", Value: tokens, Usage: "use the text's first `N` tokens", Category: promptCategory},
+		&cli.IntFlag{Name: "publisher-tokens", Value: publisher, Usage: "of these, the publisher holds the last `N`", Category: promptCategory},
+		&cli.IntFlag{Name: "prefix-tokens", Value: prefix, Usage: "of these, everybody holds the first `N`", Category: promptCategory},
+		&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "log the sessions on stderr", DisableDefaultText: true},
 	}
 }
 
 func verifyCommand() *cli.Command {
 	return &cli.Command{
-		Name:  "verify",
-		Usage: "prove on this machine that a federated run equals one process, and show what the lossy default costs",
+		Name:      "verify",
+		Usage:     "prove on this machine that a federated run equals one process, and show what the lossy default costs",
+		UsageText: "fedattn verify [flags] --model FILE --text FILE",
+		Description: "Real participants exchange rows; their logits are compared with those of one process that evaluates the same tokens\n" +
+			"in the same pieces. The checks:\n" +
+			"  lockstep-h1-f16       every layer a sync layer, rows as they are: must be equal in every bit\n" +
+			"  gather-h1-f16         contributors do not see each other: what that costs\n" +
+			"  default-over-network  the default session against the same one in memory: must be equal in every bit\n" +
+			"  default               what the default session costs",
 		Flags: append(append(modelFlags(), promptFlags(512, 64, 32)...),
 			&cli.IntFlag{Name: "participants", Aliases: []string{"n"}, Value: 4, Usage: "devices, the publisher included"},
-			&cli.StringFlag{Name: "transport", Value: "quic", Usage: "quic (over loopback) or memory"},
-			&cli.BoolFlag{Name: "json", Usage: "one JSON object a line"},
+			&cli.StringFlag{Name: "transport", Value: "quic", Usage: "`NETWORK` between them: quic (over loopback), memory"},
+			&cli.BoolFlag{Name: "json", Usage: "one JSON object a line", DisableDefaultText: true},
 		),
 		Action: runVerify,
 	}
@@ -40,16 +48,19 @@ func runVerify(c *cli.Context) error {
 	if err := noArguments(c); err != nil {
 		return err
 	}
-	bench, engine, err := newBench(c)
+	network, err := checkPrompt(c)
 	if err != nil {
 		return err
 	}
-	defer engine.Close()
-	text, err := readTokens(c, engine)
+	if n := c.Int("participants"); n < 1 || n > fedkv.MaxParticipants {
+		return usagef("--participants %d: must be 1 to %d", n, fedkv.MaxParticipants)
+	}
+	bench, text, closeBench, err := newBench(c, network)
 	if err != nil {
 		return err
 	}
-	prompt, err := lab.Cut(text, c.Int("tokens"), c.Int("prefix-tokens"), c.Int("publisher-tokens"), c.Int("participants"))
+	defer closeBench()
+	prompt, err := cut(c, text, c.Int("participants"))
 	if err != nil {
 		return err
 	}
@@ -72,37 +83,50 @@ func runVerify(c *cli.Context) error {
 			l.KVBytes >> 10, verdict,
 		})
 	})
-	rows.Render()
+	if rows.Length() > 0 {
+		rows.Render()
+	}
 	return err
 }
 
-// newBench loads the model and chooses the network. The engine is to be closed.
-func newBench(c *cli.Context) (lab.Bench, *llama.Engine, error) {
-	network, ok := networks[c.String("transport")]
-	if !ok {
-		return lab.Bench{}, nil, usagef("unknown transport %q; known are memory, quic", c.String("transport"))
+// checkPrompt finds the mistakes in the flags of verify and eval for which no model is needed.
+func checkPrompt(c *cli.Context) (lab.Network, error) {
+	if err := first(checkModel(c), atLeast(c, 1, "tokens", "publisher-tokens"), atLeast(c, 0, "prefix-tokens")); err != nil {
+		return nil, err
+	}
+	if c.String("text") == "" {
+		return nil, usagef("no text: give one with --text FILE")
+	}
+	return chosen(c, "transport", networks)
+}
+
+// newBench reads the text and loads the model.
+func newBench(c *cli.Context, network lab.Network) (bench lab.Bench, text []fedkv.Token, closeBench func(), err error) {
+	content, err := readText("text", c.String("text"))
+	if err != nil {
+		return bench, nil, nil, err
 	}
 	engine, err := loadEngine(c)
 	if err != nil {
-		return lab.Bench{}, nil, err
+		return bench, nil, nil, err
 	}
-	hello := self(engine, "lab", fedkv.RolePublisher)
-	return lab.Bench{Engine: engine, Network: network, Self: hello, Log: newLogger(c, c.Bool("verbose"))}, engine, nil
+	closeBench = func() { _ = engine.Close() }
+	if text, err = engine.TokenizeDocument(content); err != nil {
+		closeBench()
+		return bench, nil, nil, err
+	}
+	return lab.Bench{
+		Engine: engine, Network: network, Self: self(engine, "lab", fedkv.RolePublisher), Log: newLogger(c, c.Bool("verbose")),
+	}, text, closeBench, nil
 }
 
-// readTokens tokenises the file that --text names.
-func readTokens(c *cli.Context, engine *llama.Engine) ([]fedkv.Token, error) {
-	path := c.String("text")
-	if path == "" {
-		return nil, usagef("no text: give one with --text FILE")
-	}
-	text, err := os.ReadFile(path)
+// cut shares the text out among participants as the flags say.
+func cut(c *cli.Context, text []fedkv.Token, participants int) (lab.Prompt, error) {
+	p, err := lab.Cut(text, c.Int("tokens"), c.Int("prefix-tokens"), c.Int("publisher-tokens"), participants)
 	if err != nil {
-		return nil, err
+		return p, usagef("%v; change --tokens, --participants, --prefix-tokens or --publisher-tokens, or give a longer --text", err)
 	}
-	tokens, err := engine.TokenizeDocument(string(text))
-	if err != nil {
-		return nil, err
-	}
-	return tokens, nil
+	return p, nil
 }
+
+var _ lab.Engine = (*llama.Engine)(nil)

@@ -1,0 +1,195 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+
+	"fedattn/fedkv"
+	"fedattn/fedkv/node"
+	"fedattn/transport"
+)
+
+// answer is what ask --json prints. Times are in milliseconds.
+type answer struct {
+	Answer     string     `json:"answer"`
+	Stop       string     `json:"stop"` // stop: the model ended its turn; length: --predict did
+	Federation federation `json:"federation"`
+}
+
+type federation struct {
+	Session   string     `json:"session"`
+	Regime    string     `json:"regime"`
+	Wire      string     `json:"wire"`
+	Tokens    int        `json:"tokens"` // of the stream that the answer rests on
+	Peers     []peerJSON `json:"peers"`
+	Bytes     int64      `json:"bytes"` // of rows that came over the network
+	SetupMS   float64    `json:"setup_ms"`
+	WaitMS    float64    `json:"wait_ms"`
+	SyncMS    float64    `json:"sync_ms"`
+	PrefillMS float64    `json:"prefill_ms"`
+	TTFTMS    float64    `json:"ttft_ms"`
+	DecodeMS  float64    `json:"decode_ms"`
+	Decoded   int        `json:"decoded"`
+	Notes     []string   `json:"notes,omitempty"`
+}
+
+type peerJSON struct {
+	Name       string       `json:"name"`
+	ID         string       `json:"id,omitempty"`
+	Local      bool         `json:"local,omitempty"` // this device's own documents
+	Tokens     int          `json:"tokens"`
+	Rows       int          `json:"rows"`
+	Bytes      int64        `json:"bytes"`
+	PrefillMS  float64      `json:"prefill_ms"`
+	TransferMS float64      `json:"transfer_ms"`
+	Missing    *missingJSON `json:"missing,omitempty"`
+}
+
+type missingJSON struct {
+	Code  string `json:"code"`
+	Phase string `json:"phase"`
+	Layer *int   `json:"layer,omitempty"` // the first that is not whole; before the prefill there is none
+	Text  string `json:"text"`
+}
+
+// reporter tells the user about a session. Contributors that have an address are peers; one more is this device itself.
+type reporter struct {
+	addresses []transport.PeerAddress // by origin
+	types     fedkv.WireTypes
+	err       io.Writer
+}
+
+func (t reporter) isPeer(p node.PeerReport) bool { return p.Origin < len(t.addresses) }
+
+// beforeAnswer says what the answer will rest on, and fails if that is fewer than minPeers.
+func (t reporter) beforeAnswer(r node.Report, minPeers int) error {
+	for _, note := range r.Notes {
+		fmt.Fprintf(t.err, "note: %s\n", note)
+	}
+	present, why := 0, []string{}
+	for _, p := range r.Peers {
+		if p.Missing != nil {
+			why = append(why, t.why(*p.Missing))
+		} else if t.isPeer(p) {
+			present++
+		}
+	}
+	if present < minPeers && len(why) == 1 {
+		return fmt.Errorf("no peer takes part: %s", why[0])
+	}
+	for _, text := range why {
+		fmt.Fprintf(t.err, "missing: %s\n", text)
+	}
+	if present < minPeers {
+		return fmt.Errorf("%d of %d peers take part, %d must: mend what is missing, or lower --min-peers", present, len(t.addresses), minPeers)
+	}
+	return nil
+}
+
+// why is one line about a contributor that is missing.
+func (t reporter) why(m fedkv.Missing) string {
+	text := m.Text
+	if m.Code >= fedkv.CodeModel && m.Code <= fedkv.CodeTemplate {
+		text = m.Code.Text() // m.Text compares digests as the side sees it that found them to differ
+	}
+	who := m.Name
+	if m.Origin < len(t.addresses) && who == "" {
+		a := t.addresses[m.Origin]
+		if strings.Contains(text, a.HostPort) { // says itself who
+			return text
+		}
+		who = fmt.Sprintf("peer %s at %s", a.ID.Short(), a.HostPort)
+	}
+	switch m.Phase {
+	case fedkv.PhasePrefill:
+		return fmt.Sprintf("%s, lost before its rows of layer %d came: %s", who, m.Layer, text)
+	case fedkv.PhaseTransfer:
+		return fmt.Sprintf("%s, lost when its rows of layer %d were due: %s", who, m.Layer, text)
+	}
+	return fmt.Sprintf("%s: %s", who, text)
+}
+
+// received is how many bytes of rows came over the network.
+func (t reporter) received(r node.Report) (bytes int64) {
+	for _, p := range r.Peers {
+		if t.isPeer(p) {
+			bytes += p.Bytes
+		}
+	}
+	return bytes
+}
+
+// object prints the answer as JSON.
+func (t reporter) object(w io.Writer, text, stop string, r node.Report) error {
+	a := answer{text, stop, federation{
+		Session: r.Session.String(), Regime: r.Regime.String(), Wire: t.types.String(), Tokens: r.Layout.Total(),
+		Bytes: t.received(r), SetupMS: r.SetupMS, WaitMS: r.WaitMS, SyncMS: r.SyncMS, PrefillMS: r.PrefillMS,
+		TTFTMS: r.TTFTMS, DecodeMS: r.DecodeMS, Decoded: r.Decoded, Notes: r.Notes, Peers: []peerJSON{},
+	}}
+	for _, p := range r.Peers {
+		j := peerJSON{Name: p.Name, ID: p.ID, Tokens: p.Tokens, Rows: p.Rows, Bytes: p.Bytes, PrefillMS: p.PrefillMS, TransferMS: p.TransferMS}
+		if t.isPeer(p) {
+			j.ID = string(t.addresses[p.Origin].ID)
+		} else {
+			j.ID, j.Local = "", true
+		}
+		if m := p.Missing; m != nil {
+			j.Missing = &missingJSON{Code: m.Code.String(), Phase: string(m.Phase), Text: t.why(*m)}
+			if m.Layer >= 0 {
+				j.Missing.Layer = &m.Layer
+			}
+		}
+		a.Federation.Peers = append(a.Federation.Peers, j)
+	}
+	out := json.NewEncoder(w)
+	out.SetEscapeHTML(false)
+	return out.Encode(a)
+}
+
+// afterAnswer writes the peers' table if asked for, and the footer.
+func (t reporter) afterAnswer(r node.Report, verbose bool) {
+	if verbose {
+		t.table(r)
+	}
+	rate := func(tokens int, ms float64) float64 {
+		if ms == 0 {
+			return 0
+		}
+		return 1000 * float64(tokens) / ms
+	}
+	share := 0.0
+	if r.TTFTMS > 0 {
+		share = 100 * (r.WaitMS + r.SyncMS) / r.TTFTMS
+	}
+	present := 0
+	for _, p := range r.Peers {
+		if t.isPeer(p) && p.Missing == nil {
+			present++
+		}
+	}
+	fmt.Fprintf(t.err, "[ prefill %d tok %.1f t/s | decode %d tok %.1f t/s | TTFT %.1f s | peers %d/%d | recv %s | sync %.0f %% ]\n",
+		r.Own, rate(r.Own, r.PrefillMS), r.Decoded, rate(r.Decoded, r.DecodeMS), r.TTFTMS/1000, present, len(t.addresses),
+		bytesText(t.received(r)), share)
+}
+
+func (t reporter) table(r node.Report) {
+	rows := newTable(t.err, "peer", "tokens", "rows", "bytes", "prefill ms", "transfer ms", "")
+	for _, p := range r.Peers {
+		name, state := p.Name, ""
+		if name == "" && t.isPeer(p) {
+			name = t.addresses[p.Origin].ID.Short()
+		}
+		switch {
+		case p.Missing != nil:
+			state = "missing"
+		case !t.isPeer(p):
+			state = "this device"
+		}
+		rows.AppendRow(table.Row{name, p.Tokens, p.Rows, p.Bytes, fmt.Sprintf("%.0f", p.PrefillMS), fmt.Sprintf("%.0f", p.TransferMS), state})
+	}
+	rows.Render()
+}
