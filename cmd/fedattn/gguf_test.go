@@ -124,18 +124,20 @@ func (g *ggufFile) byteVocabulary() (size uint64) {
 
 const (
 	tinyLayers  = 3
-	tinyContext = 2048
+	tinyContext = 2048    // tokens that most of them were trained for
+	hugeContext = 1 << 15 // room for an answer that takes seconds
 	// tinyTemplate renders one turn as "user: …\nassistant:".
 	tinyTemplate = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
 )
 
-// tinyTransformer is a model of three layers with rows of 32 elements. seed chooses the weights.
-func tinyTransformer(template string, seed uint64) []byte {
+// tinyTransformer is a model of three layers with rows of 32 elements, trained for context tokens. seed chooses the
+// weights.
+func tinyTransformer(template string, seed uint64, context uint32) []byte {
 	const width, heads, hidden = 64, 2, 96
 	const headSize = width / heads
 	g := newGGUF("llama")
 	g.random = rand.New(rand.NewPCG(seed, 0))
-	g.number("llama.context_length", tinyContext)
+	g.number("llama.context_length", context)
 	g.number("llama.embedding_length", width)
 	g.number("llama.block_count", tinyLayers)
 	g.number("llama.feed_forward_length", hidden)

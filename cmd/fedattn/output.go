@@ -5,6 +5,8 @@ import (
 	"io"
 	"os"
 	"sync"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/jedib0t/go-pretty/v6/text"
@@ -48,32 +50,22 @@ func (o *output) failure() error {
 	return o.err
 }
 
-// printer drops what a terminal would obey instead of showing: an answer repeats what others wrote. These are the C0
-// controls but for line feed and tab, DEL, and the C1 controls, which UTF-8 writes as C2 80 to C2 9F. It keeps its state
-// between calls, since an answer comes in pieces that may end within a character.
-type printer struct{ afterC2 bool }
+// printer drops what a terminal would obey instead of showing: an answer repeats what others wrote. These are all
+// control characters but line feed and tab; what is no UTF-8 becomes U+FFFD. A character that is not whole yet waits
+// for the next call, since tokens end anywhere.
+type printer struct{ rest []byte }
 
 func (p *printer) clean(b []byte) []byte {
-	const space, del, c2, endC1 = 0x20, 0x7f, 0xc2, 0xa0
-	var kept []byte
-	for _, c := range b {
-		if p.afterC2 {
-			p.afterC2 = false
-			if c >= endC1 {
-				kept = append(kept, c2, c)
-			}
-			if c > del {
-				continue
-			}
+	p.rest = append(p.rest, b...)
+	var shown []byte
+	for utf8.FullRune(p.rest) {
+		r, size := utf8.DecodeRune(p.rest)
+		if !unicode.IsControl(r) || r == '\n' || r == '\t' {
+			shown = utf8.AppendRune(shown, r)
 		}
-		switch {
-		case c == c2:
-			p.afterC2 = true
-		case c >= space && c != del || c == '\n' || c == '\t':
-			kept = append(kept, c)
-		}
+		p.rest = p.rest[size:]
 	}
-	return kept
+	return shown
 }
 
 // onTerminal says whether a stream is a terminal.

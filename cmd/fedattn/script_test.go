@@ -157,12 +157,12 @@ func fails(ts *testscript.TestScript, neg bool, args []string) {
 
 // ggufKinds are the models that scripts can have.
 var ggufKinds = map[string]func() []byte{
-	"tiny":      func() []byte { return tinyTransformer(tinyTemplate, 1) },
-	"quantised": func() []byte { return tinyTransformer(tinyTemplate, 2) }, // the same model but for its weights
-	"chatty":    func() []byte { return tinyTransformer("Hi! "+tinyTemplate, 1) },
-	"base":      func() []byte { return tinyTransformer("", 1) }, // without a chat template
+	"tiny":      func() []byte { return tinyTransformer(tinyTemplate, 1, tinyContext) },
+	"quantised": func() []byte { return tinyTransformer(tinyTemplate, 2, tinyContext) }, // the same model but for its weights
+	"chatty":    func() []byte { return tinyTransformer("Hi! "+tinyTemplate, 1, tinyContext) },
+	"base":      func() []byte { return tinyTransformer("", 1, tinyContext) }, // without a chat template
 	"recurrent": tinyRecurrent,
-	"cut":       func() []byte { b := tinyTransformer(tinyTemplate, 1); return b[:len(b)/2] },
+	"cut":       func() []byte { b := tinyTransformer(tinyTemplate, 1, tinyContext); return b[:len(b)/2] },
 }
 
 func writeGGUF(ts *testscript.TestScript, neg bool, args []string) {
