@@ -24,37 +24,40 @@ const maxQuestion = 1 << 20
 const maxFactor = 100
 
 func askCommand() *cli.Command {
-	const sampling, exchange, output = "Sampling", "Peers and exchange", "Output"
+	const answer, exchange, output = "Answer", "Peers and exchange", "Output"
 	return &cli.Command{
 		Name:      "ask",
 		Usage:     "ask one question over the texts of other devices",
 		UsageText: "fedattn ask [flags] QUESTION   (a word - of it stands for stdin)",
-		Description: "The answer goes to stdout, everything else to stderr: who is missing, and at the end\n" +
+		Description: "fedattn ask -m model.gguf --peer ID@192.168.1.20:7843 \"Where does the spare key hang?\"\n\n" +
+			"The answer goes to stdout, everything else to stderr: who is missing, and at the end\n" +
 			"[ prefill | decode | time to first token | peers in the answer / asked | rows received | share of TTFT spent on them ].\n" +
-			"It fails if none of the named peers takes part; with --json, a failure prints no object.\n" + scheduleHelp,
+			"It fails if none of the named peers takes part; with --json, a failure prints no object.\n\n" + scheduleHelp,
 		Flags: append(modelFlags(),
 			contextFlag("evaluate at most `N` tokens, answer included"),
 			&cli.StringSliceFlag{Name: "peer", Usage: "device to ask, `ID@HOST:PORT` as its node prints it", Category: exchange},
 			&cli.StringSliceFlag{Name: "doc", Usage: "text `FILE` of this device's own", Category: exchange},
 			&cli.StringFlag{Name: "schedule", Value: "gather", Usage: "`SCHEDULE` of sync layers, see above", Category: exchange},
 			&cli.StringFlag{Name: "wire", Value: "q8_0/q4_0", Usage: "`K/V` rows on the wire: f16, q8_0, q5_1, q4_1, q4_0", Category: exchange},
-			&cli.StringFlag{Name: "positions", Usage: "`WHERE` segments are evaluated: canonical, inplace", DefaultText: "inplace in lockstep only", Category: exchange},
-			&cli.IntFlag{Name: "min-layer", Usage: "exchange no rows before layer `N`; this protects nothing", Category: exchange},
+			&cli.StringFlag{Name: "positions", Usage: "`WHERE` segments are evaluated: canonical, inplace",
+				DefaultText: "inplace in lockstep only", Category: exchange},
+			&cli.IntFlag{Name: "min-layer", Usage: "exchange no rows before layer `N`; costs quality, protects nothing", Category: exchange},
 			&cli.DurationFlag{Name: "setup-timeout", Value: 10 * time.Second, Usage: "leave out who is not ready after this `TIME`", Category: exchange},
 			&cli.DurationFlag{Name: "timeout", Value: 10 * time.Minute, Usage: "leave out whose rows are not here after this `TIME`", Category: exchange},
 			&cli.BoolFlag{Name: "require-all", Usage: "fail rather than answer without somebody", DisableDefaultText: true, Category: exchange},
 			&cli.IntFlag{Name: "min-peers", Usage: "fail with fewer than `N` peers", DefaultText: "1, or 0 if there is a --doc", Category: exchange},
-			&cli.StringFlag{Name: "system", Usage: "system `PROMPT`; every device evaluates it", Category: sampling},
-			&cli.IntFlag{Name: "predict", Aliases: []string{"n"}, Value: 256, Usage: "answer with at most `N` tokens", Category: sampling},
-			&cli.Float64Flag{Name: "temp", Usage: "`TEMPERATURE`; 0 always takes the most likely token", Category: sampling},
-			&cli.IntFlag{Name: "top-k", Value: 40, Usage: "sample from the `K` most likely tokens", Category: sampling},
-			&cli.Float64Flag{Name: "top-p", Value: 0.95, Usage: "sample from the most likely tokens with this `SHARE` of probability", Category: sampling},
-			&cli.Float64Flag{Name: "min-p", Value: 0.05, Usage: "sample from tokens with this `SHARE` of the best one's probability", Category: sampling},
-			&cli.Float64Flag{Name: "repeat-penalty", Value: 1, Usage: "`PENALTY` of repeated tokens; 1 is none", Category: sampling},
-			&cli.IntFlag{Name: "seed", Value: -1, Usage: "`SEED` of sampling; -1 is another one each time", Category: sampling},
+			&cli.StringFlag{Name: "system", Usage: "system `PROMPT`; every device evaluates it", Category: answer},
+			&cli.IntFlag{Name: "predict", Aliases: []string{"n"}, Value: 256, Usage: "answer with at most `N` tokens", Category: answer},
+			&cli.Float64Flag{Name: "temp", Usage: "`TEMPERATURE`; 0 always takes the most likely token", Category: answer},
+			&cli.IntFlag{Name: "top-k", Value: 40, Usage: "sample from the `K` most likely tokens", Category: answer},
+			&cli.Float64Flag{Name: "top-p", Value: 0.95, Usage: "sample from the most likely tokens with this `SHARE` of probability", Category: answer},
+			&cli.Float64Flag{Name: "min-p", Value: 0.05, Usage: "sample from tokens with this `SHARE` of the best one's probability", Category: answer},
+			&cli.Float64Flag{Name: "repeat-penalty", Value: 1, Usage: "`PENALTY` of repeated tokens; 1 is none", Category: answer},
+			&cli.IntFlag{Name: "seed", Value: -1, Usage: "`SEED` of sampling; -1 is another one each time", Category: answer},
 			&cli.BoolFlag{Name: "json", Usage: "print one JSON object: answer, stop, federation", DisableDefaultText: true, Category: output},
 			&cli.StringFlag{Name: "record", Usage: "write everything that crosses this device's links to `FILE`, for fedattn inspect", Category: output},
-			&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "a table of the peers and a log of the session on stderr", DisableDefaultText: true, Category: output},
+			&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "a table of the peers and a log of the session on stderr",
+				DisableDefaultText: true, Category: output},
 			nameFlag(), configFlag(),
 		),
 		Action: runAsk,

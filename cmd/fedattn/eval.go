@@ -26,7 +26,7 @@ func evalCommand() *cli.Command {
 		UsageText: "fedattn eval [flags] --model FILE --text FILE",
 		Description: "Cases are every combination of --participants, --schedule and --wire, or the lines of --cases: JSON objects\n" +
 			"with the keys of this command's own --format jsonl. Where such a line has a kld_mean, it is a reference: a mean\n" +
-			"KL divergence further from it than --tolerance is an error.\n" + scheduleHelp,
+			"KL divergence further from it than --tolerance is an error.\n\n" + scheduleHelp,
 		Flags: append(append(modelFlags(), promptFlags(2048, 128, 32)...),
 			&cli.StringFlag{Name: "participants", Aliases: []string{"n"}, Value: "4", Usage: "devices, the publisher included: `LIST` such as 2,4,8"},
 			&cli.StringSliceFlag{Name: "schedule", Value: cli.NewStringSlice("gather"), KeepSpace: true, Usage: "`SCHEDULE` of sync layers, see above"},
@@ -34,7 +34,8 @@ func evalCommand() *cli.Command {
 			&cli.StringFlag{Name: "positions", Value: "canonical", Usage: "`WHERE` segments are evaluated in gather: canonical, inplace"},
 			&cli.StringFlag{Name: "cases", Usage: "JSONL `FILE` with the cases to measure"},
 			&cli.Float64Flag{Name: "tolerance", Value: 0.10, Usage: "how far a mean KL may be from its reference, as a `SHARE`"},
-			&cli.StringFlag{Name: "transport", Value: "memory", Usage: "`NETWORK` between the devices: memory, quic (over loopback); the figures are the same"},
+			&cli.StringFlag{Name: "transport", Value: "memory",
+				Usage: "`NETWORK` between the devices: memory, quic (over loopback); the figures are the same"},
 			&cli.StringFlag{Name: "format", Value: "table", Usage: "`FORMAT` of the output: table, jsonl"},
 		),
 		Action: runEval,
@@ -48,7 +49,8 @@ type evalCase struct {
 }
 
 func (c evalCase) String() string {
-	return fmt.Sprintf("%d participants, contributors=%s, publisher=%s, %s/%s, %s", c.Participants, c.Contributors, c.Publisher, c.WireK, c.WireV, c.Positions)
+	return fmt.Sprintf("%d participants, contributors=%s, publisher=%s, %s/%s, %s",
+		c.Participants, c.Contributors, c.Publisher, c.WireK, c.WireV, c.Positions)
 }
 
 func runEval(c *cli.Context) error {

@@ -20,17 +20,19 @@ func nodeCommand() *cli.Command {
 		Name:      "node",
 		Usage:     "hold texts and contribute to other devices' questions until stopped",
 		UsageText: "fedattn node [flags]",
-		Description: "Prints the address under which others ask it, ID@HOST:PORT, one line for each of this device's addresses. The log\n" +
+		Description: "fedattn node -m model.gguf --doc garden.txt --allow ID\n\n" +
+			"Prints the address under which others ask it, ID@HOST:PORT, one line for each of this device's addresses. The log\n" +
 			"on stderr has a line for each question: who asked, how many tokens, layers and bytes went out; never the text.",
 		Flags: append(modelFlags(),
 			contextFlag("evaluate at most `N` tokens for a question"),
 			&cli.StringSliceFlag{Name: "doc", Usage: "text `FILE` to contribute", Category: sharing},
-			&cli.StringSliceFlag{Name: "allow", Usage: "`ID` of a device that may ask and gets rows", Category: sharing},
-			&cli.BoolFlag{Name: "allow-any", Usage: "every device that reaches this one may ask and gets rows", DisableDefaultText: true, Category: sharing},
+			&cli.StringSliceFlag{Name: "allow", Usage: "`ID` of a device that may ask, and that could recover the text from the rows it gets", Category: sharing},
+			&cli.BoolFlag{Name: "allow-any", Usage: "every device that reaches this one may ask", DisableDefaultText: true, Category: sharing},
 			&cli.IntFlag{Name: "max-tokens", Usage: "contribute at most `N` tokens to one question", DefaultText: "no limit", Category: sharing},
-			&cli.IntFlag{Name: "min-layer", Usage: "keep the rows before layer `N`; this protects nothing", Category: sharing},
+			&cli.IntFlag{Name: "min-layer", Usage: "keep the rows before layer `N`; costs quality, protects nothing", Category: sharing},
 			&cli.IntFlag{Name: "max-sessions", Value: 1, Usage: "serve `N` questions at once", Category: sharing},
-			&cli.StringFlag{Name: "listen", Value: ":7843", Usage: "UDP `ADDRESS` to listen on; only 127.0.0.1 needs no --allow", EnvVars: []string{"FEDATTN_LISTEN"}, Category: deviceCategory},
+			&cli.StringFlag{Name: "listen", Value: ":7843", Usage: "UDP `ADDRESS` to listen on; only 127.0.0.1 needs no --allow",
+				EnvVars: []string{"FEDATTN_LISTEN"}, Category: deviceCategory},
 			&cli.StringFlag{Name: "log-format", Value: "console", Usage: "`FORMAT` of the log: console, json", Category: deviceCategory},
 			nameFlag(), configFlag(),
 		),
@@ -109,9 +111,12 @@ func runNode(c *cli.Context) error {
 	}
 	log.Info().Str("model", engine.Description()).Int("documents", len(docs)).Int("tokens", source.Tokens()).
 		Stringer("address", endpoint.Addr()).Msg("ready")
+	var lines strings.Builder
 	for _, address := range reachable(endpoint.Addr()) {
-		fmt.Fprintf(c.App.Writer, "%s@%s\n", identity.ID(), address)
+		fmt.Fprintf(&lines, "%s@%s\n", identity.ID(), address)
 	}
+	// in one piece: whoever reads the first line only (`head -n 1`) does not end the node with the second
+	fmt.Fprint(c.App.Writer, lines.String())
 	contributor := node.NewContributor(node.ContributorConfig{
 		Engine: engine, Peers: peers{endpoint}, Self: self(engine, deviceName(c), fedkv.RoleContributor),
 		ID: string(identity.ID()), Source: source, MaxTokens: c.Int("max-tokens"), MaxContext: most,

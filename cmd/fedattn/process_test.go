@@ -1,3 +1,5 @@
+//go:build unix
+
 package main
 
 import (
@@ -134,8 +136,8 @@ func TestAskJSON(t *testing.T) {
 	for i, name := range []string{"garden", "", "shed", "asker"} {
 		p := f.Peers[i]
 		if i == 1 {
-			if p.ID != nobody || p.Tokens != 0 || p.Missing == nil || p.Missing.Code != "forbidden" ||
-				p.Missing.Phase != "connect" || p.Missing.Layer != nil || p.Missing.Text == "" {
+			if m := p.Missing; p.ID != nobody || p.Tokens != 0 || m == nil || m.Code != "forbidden" || m.Phase != "connect" ||
+				m.Layer != nil || m.Text == "" {
 				t.Errorf("the missing peer is %+v", p)
 			}
 			continue
@@ -201,13 +203,15 @@ func TestVerify(t *testing.T) {
 			if err := json.Unmarshal(text, &l); err != nil {
 				t.Fatal(err)
 			}
-			if l.Participants != participants || l.Diff == nil || l.KL == nil || l.SameTop == nil || l.PPL == nil || l.Base == nil || l.Bytes == nil {
+			if l.Participants != participants || l.Diff == nil || l.KL == nil || l.SameTop == nil || l.PPL == nil ||
+				l.Base == nil || l.Bytes == nil {
 				t.Fatalf("keys are missing in %s", text)
 			}
 			checks[l.Name] = l
 		}
-		if got := slices.Sorted(maps.Keys(checks)); !slices.Equal(got, []string{"default", "default-over-network", "gather-h1-f16", "lockstep-h1-f16"}) {
-			t.Fatalf("checks %v", got)
+		want := []string{"default", "default-over-network", "gather-h1-f16", "lockstep-h1-f16"}
+		if got := slices.Sorted(maps.Keys(checks)); !slices.Equal(got, want) {
+			t.Fatalf("checks %v, want %v", got, want)
 		}
 		for _, name := range []string{"lockstep-h1-f16", "default-over-network"} {
 			if l := checks[name]; *l.Diff != 0 || *l.KL != 0 || *l.SameTop != 1 || *l.PPL != *l.Base {
@@ -334,7 +338,8 @@ func firstByte(t *testing.T, r io.Reader) {
 // endless are the flags of an answer that takes long: the tiny model never ends its turn.
 func (w workplace) endless() []string {
 	tiny := w.write("tiny.gguf", tinyTransformer(tinyTemplate, 1, hugeContext))
-	return []string{"ask", "--model", tiny, "--threads", "1", "--context", fmt.Sprint(hugeContext), "--predict", fmt.Sprint(hugeContext - 100)}
+	return []string{"ask", "--model", tiny, "--threads", "1",
+		"--context", fmt.Sprint(hugeContext), "--predict", fmt.Sprint(hugeContext - 100)}
 }
 
 func TestInterruptAnswer(t *testing.T) {
