@@ -25,6 +25,8 @@ const (
 	busyTimeout = 2 * time.Second
 )
 
+var errShutdown = fedkv.Errorf(fedkv.CodeCancelled, "this device is shutting down")
+
 // Source gives a contributor's segment for a session.
 type Source interface {
 	// Segment returns the tokens of the text, at most plan.MaxTokens; too long a text is an error that says so.
@@ -95,7 +97,7 @@ func (c *Contributor) Serve(ctx context.Context) error {
 		link, err := c.cfg.Peers.Accept(ctx)
 		if ctx.Err() != nil {
 			if err == nil {
-				_ = link.Close(fedkv.CodeCancelled, "this device is shutting down")
+				_ = link.Close(fedkv.CodeCancelled, errShutdown.Error())
 			}
 			return nil
 		}
@@ -133,7 +135,7 @@ func (c *Contributor) asked(ctx context.Context, link Link, hello fedkv.Hello) {
 		refuse(ctx, link, &fedkv.Error{Code: fedkv.CodeBusy})
 		return
 	case <-ctx.Done():
-		_ = link.Close(fedkv.CodeCancelled, "this device is shutting down")
+		_ = link.Close(fedkv.CodeCancelled, errShutdown.Error())
 		return
 	}
 	done := sync.OnceFunc(func() { <-c.slots })
@@ -171,7 +173,12 @@ func (c *Contributor) join(ctx context.Context, link Link, hello fedkv.Hello) er
 		return err
 	}
 	m, err := receive(ctx, link)
-	if err != nil {
+	switch {
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return fedkv.Errorf(fedkv.CodeDeadline, "no join came within %v", joinTimeout)
+	case ctx.Err() != nil:
+		return errShutdown
+	case err != nil:
 		return err
 	}
 	join, ok := m.(fedkv.Join)
@@ -223,7 +230,7 @@ func (c *Contributor) serve(ctx context.Context, link Link, hello fedkv.Hello, e
 
 	done := s.report()
 	event := log.Info()
-	if done.Err != nil && fedkv.CodeOf(done.Err) != fedkv.CodeCancelled {
+	if done.Err != nil && fedkv.CodeOf(done.Err) != fedkv.CodeCancelled { // what a person wanted is no failure
 		event = log.Warn()
 	}
 	event.Err(done.Err).Str("name", hello.Name).Stringer("session", done.Session).Int("tokens", done.Tokens).
@@ -250,7 +257,6 @@ type contribution struct {
 	sent     bool                // all rows are on their way
 	bytes    int64
 	missing  []fedkv.Missing
-	failed   error
 	waiting  []*waitingJoin
 	direct   []Link // opened or admitted
 }
@@ -304,8 +310,7 @@ func (s *contribution) drain() {
 	s.sent = s.sent || r.Sent
 	switch {
 	case r.Failed != nil:
-		s.failed = r.Failed
-		s.x.end(r.Failed)
+		s.x.fail(r.Failed)
 	case r.Finished:
 		s.x.end(errOver)
 	}
@@ -518,7 +523,7 @@ func (s *contribution) answer(a fedkv.JoinAnswer) {
 func (s *contribution) report() Contribution {
 	s.x.mu.Lock()
 	defer s.x.mu.Unlock()
-	done := Contribution{Publisher: s.link.ID(), Bytes: s.bytes, Missing: s.missing, Err: s.failed}
+	done := Contribution{Publisher: s.link.ID(), Bytes: s.bytes, Missing: s.missing, Err: s.x.failed}
 	if s.plan != nil {
 		done.Session, done.Types = s.plan.Session, s.plan.Types
 	}
@@ -533,13 +538,9 @@ func (s *contribution) close() {
 	s.x.flush(flushTimeout)
 	s.x.close()
 	s.x.mu.Lock()
-	links, failed := append(s.direct, s.link), s.failed
+	links := append(s.direct, s.link)
 	s.x.mu.Unlock()
-	code, text := fedkv.Code(0), errOver.Error()
-	if failed != nil {
-		code, text = fedkv.CodeOf(failed), fedkv.CleanText(failed.Error())
-	}
 	for _, link := range links {
-		_ = link.Close(code, text)
+		s.x.leave(link)
 	}
 }

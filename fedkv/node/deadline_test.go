@@ -211,7 +211,7 @@ type client struct {
 
 func (s *stage) client(id, host string) client {
 	s.t.Helper()
-	l, err := s.network.Join(id).Dial(context.Background(), node.Address{ID: host})
+	l, err := s.join(id).Dial(context.Background(), node.Address{ID: host})
 	if err != nil {
 		s.t.Fatal(err)
 	}

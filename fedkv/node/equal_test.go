@@ -30,7 +30,9 @@ func TestSessionsEqualTheOracle(t *testing.T) {
 					o := s.mustAsk()
 					s.close()
 					s.check(o)
-					s.quiet()
+					if s.schedules.Publisher.Count() > 0 { // else contributors are sent home in the middle of their work
+						s.quiet()
+					}
 					if o.report.Present() != len(s.hosts) {
 						t.Errorf("missing: %v", missing(o.report))
 					}

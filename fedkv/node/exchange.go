@@ -54,6 +54,7 @@ type exchange struct {
 	tasks tasks
 
 	mu      sync.Mutex
+	failed  error         // an *fedkv.Error; nil while the session lives, and if it ended as it should
 	changed chan struct{} // closed at every step, then replaced
 	links   map[int]*outbox
 	staged  staging
@@ -135,6 +136,24 @@ func (x *exchange) run() {
 			}
 		}
 	})
+}
+
+// fail notes the machine's failure, under the lock, and ends the work.
+func (x *exchange) fail(why error) {
+	x.failed = why
+	x.end(why)
+}
+
+// leave closes a link and tells the peer how the session ended.
+func (x *exchange) leave(link Link) {
+	x.mu.Lock()
+	failed := x.failed
+	x.mu.Unlock()
+	code, text := fedkv.Code(0), errOver.Error()
+	if failed != nil {
+		code, text = fedkv.CodeOf(failed), fedkv.CleanText(failed.Error())
+	}
+	_ = link.Close(code, text)
 }
 
 // stopped tells the machine why this side, which is named for the others, does not go on. It has no effect on a
@@ -246,10 +265,11 @@ func (x *exchange) stage(origin int, h fedkv.BlockHeader, rows Rows) bool {
 	return true
 }
 
-// refusal is the log's line for what was refused. What comes too late is nobody's fault and not worth a warning.
+// refusal is the log's line for what was refused. What comes too late, or because a person stopped it, is nobody's fault
+// and not worth a warning.
 func refusal(log zerolog.Logger, why error) *zerolog.Event {
 	switch fedkv.CodeOf(why) {
-	case 0, fedkv.CodeLost, fedkv.CodeSession:
+	case 0, fedkv.CodeLost, fedkv.CodeSession, fedkv.CodeCancelled:
 		return log.Debug()
 	}
 	return log.Warn()
@@ -315,7 +335,7 @@ func (x *exchange) greet(ctx context.Context, link Link, self fedkv.Hello) (fedk
 	switch {
 	case err == nil:
 	case x.ctx.Err() != nil:
-		_ = link.Close(0, errOver.Error())
+		x.leave(link)
 	default:
 		_ = link.Close(fedkv.CodeOf(err), "no welcome came")
 	}

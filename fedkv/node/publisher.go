@@ -127,7 +127,7 @@ func (s *Session) drain() {
 		s.settled = r.Settled
 	}
 	if r.Failed != nil {
-		s.x.end(r.Failed)
+		s.x.fail(r.Failed)
 	}
 }
 
@@ -334,7 +334,7 @@ func (s *Session) Close() error {
 	s.x.close()
 	for _, link := range s.links {
 		if link != nil {
-			_ = link.Close(0, errOver.Error())
+			s.x.leave(link)
 		}
 	}
 	if s.cache == nil {

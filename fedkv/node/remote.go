@@ -20,19 +20,21 @@ type remote struct {
 	hidden  map[int]bool          // origins that were masked
 }
 
-// earlier lists the segments before the own one.
-func (r *remote) earlier() []fedkv.Segment {
+// split is the segments before the own one, and that.
+func (r *remote) split() (earlier []fedkv.Segment, own fedkv.Segment) {
 	for i, s := range r.layout.Segments {
 		if s.Origin == r.origin {
-			return r.layout.Segments[:i]
+			return r.layout.Segments[:i], s
 		}
 	}
-	return nil
+	return nil, fedkv.Segment{}
 }
 
-// reserve makes the cells of all earlier segments and moves the next own position to its place.
+// reserve makes the cells of all earlier segments and moves the next own position behind them. Positions between
+// segments, whose owners are lost, get no cells.
 func (r *remote) reserve(sync fedkv.Schedule) error {
-	for _, s := range r.earlier() {
+	earlier, own := r.split()
+	for _, s := range earlier {
 		if sync.Count() == 0 {
 			break
 		}
@@ -40,10 +42,10 @@ func (r *remote) reserve(sync fedkv.Schedule) error {
 			return err
 		}
 	}
-	if own, ok := r.layout.Segment(r.origin); ok && own.Offset > r.layout.Prefix {
-		return r.cache.SetNext(own.Offset)
+	if own.Offset == r.layout.Prefix {
+		return nil
 	}
-	return nil
+	return r.cache.SetNext(own.Offset)
 }
 
 // await is for inside a layer: it waits until the rows of all earlier participants are here or given up, and places
@@ -53,7 +55,8 @@ func (r *remote) await(ctx context.Context, layer int) error {
 	if err := r.x.await(ctx, func() bool { return len(r.pending(layer)) == 0 }); err != nil {
 		return err
 	}
-	for _, s := range r.earlier() {
+	earlier, _ := r.split()
+	for _, s := range earlier {
 		r.x.mu.Lock()
 		from, missing := r.x.missing[s.Origin]
 		blocks := r.x.staged.take(layer, s.Origin)

@@ -43,7 +43,8 @@ type stage struct {
 	positions fedkv.Positions
 
 	network *node.Memory
-	engine  *nodetest.Engine // the publisher's
+	members map[string]node.Peers // of the network, by identity
+	engine  *nodetest.Engine      // the publisher's
 	asker   node.Peers
 	hosts   []*host
 	log     *logbook
@@ -55,6 +56,7 @@ type stage struct {
 
 	mu      sync.Mutex
 	dialled []node.Link
+	planned fedkv.SessionID
 }
 
 // host is a contributor.
@@ -87,7 +89,7 @@ func newStage(t *testing.T, spec string, types fedkv.WireTypes, lengths ...int) 
 	t.Helper()
 	s := &stage{
 		t: t, prefix: sample(99, 3), types: types, positions: fedkv.InPlace,
-		network: node.NewMemory(), engine: nodetest.NewEngine(), log: &logbook{},
+		network: node.NewMemory(), members: map[string]node.Peers{}, engine: nodetest.NewEngine(), log: &logbook{},
 	}
 	var err error
 	if s.schedules, err = fedkv.ParseSchedules(spec, s.engine.Model.Layers); err != nil {
@@ -99,7 +101,7 @@ func newStage(t *testing.T, spec string, types fedkv.WireTypes, lengths ...int) 
 	for i, n := range lengths {
 		s.segments = append(s.segments, sample(i, n))
 	}
-	s.asker = s.network.Join("publisher")
+	s.asker = s.join("publisher")
 	for i := range len(lengths) - 1 {
 		s.hosts = append(s.hosts, s.newHost(i))
 	}
@@ -130,10 +132,18 @@ func (s *stage) newHost(i int) *host {
 	return h
 }
 
+// join is a place in the network.
+func (s *stage) join(id string) node.Peers {
+	if s.members[id] == nil {
+		s.members[id] = s.network.Join(id)
+	}
+	return s.members[id]
+}
+
 // open lets everybody serve.
 func (s *stage) open() {
 	for _, h := range s.hosts {
-		h.serve(s.network.Join(h.id))
+		h.serve(s.join(h.id))
 	}
 	s.t.Cleanup(func() { // for a test that fails in the middle
 		for _, h := range s.hosts {
@@ -211,7 +221,13 @@ func (s *stage) contact(id string) node.Contact {
 		if s.dialledAs != nil {
 			l = s.dialledAs(id, l)
 		}
-		w := &nodetest.Watched{Link: l}
+		w := &nodetest.Watched{Link: l, BeforeSend: func(m fedkv.Message) {
+			if plan, ok := m.(fedkv.Plan); ok {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				s.planned = plan.Session
+			}
+		}}
 		if s.receive != nil {
 			s.receive(id, w)
 		}
@@ -302,6 +318,7 @@ func (s *stage) mustAsk(change ...func(*node.Question)) *outcome {
 // close ends everybody and looks at what they leave behind.
 func (s *stage) close() {
 	s.t.Helper()
+	arrive() // the last messages
 	for _, h := range s.hosts {
 		h.stop()
 		<-h.served

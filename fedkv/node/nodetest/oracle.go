@@ -18,10 +18,8 @@ type Oracle struct {
 	Types     fedkv.WireTypes
 	Positions fedkv.Positions
 
-	// Layout is the evaluated stream; nil: everybody's. Committed is the one that contributors' true positions come
-	// from; nil: the same.
-	Layout    *fedkv.Layout
-	Committed *fedkv.Layout
+	// Layout is the evaluated stream, which may have gaps; nil: everybody's.
+	Layout *fedkv.Layout
 	// Hidden says who went on without whose rows, and from which layer on.
 	Hidden []fedkvtest.Hidden
 }
@@ -46,26 +44,21 @@ func (o Oracle) layout() fedkv.Layout {
 func (o Oracle) Logits() [][]float32 {
 	l := o.layout()
 	tokens := slices.Clone(o.Prefix)
-	positions := make([]int, l.Total()) // at which each token was evaluated
-	shifts := make([]int, l.Total())    // by which its K is rotated for others
-	for i := range positions {
-		positions[i] = i
+	var stream, positions, shifts []int // by token: place in the stream, position of its evaluation, K's rotation for others
+	add := func(at, from, n int) {
+		for i := range n {
+			stream, positions, shifts = append(stream, at+i), append(positions, from+i), append(shifts, at-from)
+		}
 	}
+	add(0, 0, l.Prefix)
 	publisher := l.Segments[len(l.Segments)-1]
 	for _, s := range l.Segments {
 		tokens = append(tokens, o.Segments[s.Origin]...)
-		at := s.Offset
-		switch {
-		case s == publisher:
-		case o.Positions == fedkv.Canonical:
-			at = l.Prefix
-		case o.Committed != nil:
-			from, _ := o.Committed.Segment(s.Origin)
-			at = from.Offset
+		from := s.Offset
+		if o.Positions == fedkv.Canonical && s != publisher {
+			from = l.Prefix
 		}
-		for i := range s.Tokens {
-			positions[s.Offset+i], shifts[s.Offset+i] = at+i, s.Offset-at
-		}
+		add(s.Offset, from, s.Tokens)
 	}
 	pass := o.Engine.Model.Begin(tokens, positions)
 	for layer := range o.Engine.Model.Layers {
@@ -76,12 +69,13 @@ func (o Oracle) Logits() [][]float32 {
 			row := own.Slice(k, k+1)
 			rows = rows.Append(row).Append(o.Engine.placed(throughTypes(row, o.Types), shifts[k]))
 		}
-		pass.Attend(rows, func(q, k int) bool { return o.sees(l, layer, q, k/2, k%2 == 1) })
+		pass.Attend(rows, func(q, k int) bool { return o.sees(l, layer, stream[q], stream[k/2], k%2 == 1) })
 	}
-	return single(pass.Logits()[publisher.Offset:])
+	return single(pass.Logits()[len(tokens)-publisher.Tokens:])
 }
 
-// sees reports whether token q attends to token k in its owner's form or, if foreign, in everybody else's.
+// sees reports whether the token at position q attends to the one at position k in its owner's form or, if foreign, in
+// everybody else's.
 func (o Oracle) sees(l fedkv.Layout, layer, q, k int, foreign bool) bool {
 	to, _ := l.Owner(q)
 	from, _ := l.Owner(k)
