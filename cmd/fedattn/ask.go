@@ -32,7 +32,7 @@ func askCommand() *cli.Command {
 		Description: "fedattn ask -m model.gguf --peer ID@192.168.1.20:7843 \"Where does the spare key hang?\"\n\n" +
 			"The answer goes to stdout, everything else to stderr: who is missing, and at the end\n" +
 			"[ prefill | decode | time to first token | peers in the answer / asked | rows received | share of TTFT spent on them ].\n" +
-			"It fails if none of the named peers takes part; with --json, a failure prints no object.\n\n" + scheduleHelp,
+			"It fails if none of the named peers takes part; who is lost later is left out. With --json, a failure prints no object.\n\n" + scheduleHelp,
 		Flags: append(modelFlags(),
 			contextFlag("evaluate at most `N` tokens, answer included"),
 			&cli.StringSliceFlag{Name: "peer", Usage: "device to ask, `ID@HOST:PORT` as its node prints it", Category: exchange},
@@ -45,7 +45,7 @@ func askCommand() *cli.Command {
 			&cli.DurationFlag{Name: "setup-timeout", Value: 10 * time.Second, Usage: "leave out who is not ready after this `TIME`", Category: exchange},
 			&cli.DurationFlag{Name: "timeout", Value: 10 * time.Minute, Usage: "leave out whose rows are not here after this `TIME`", Category: exchange},
 			&cli.BoolFlag{Name: "require-all", Usage: "fail rather than answer without somebody", DisableDefaultText: true, Category: exchange},
-			&cli.IntFlag{Name: "min-peers", Usage: "fail with fewer than `N` peers", DefaultText: "1, or 0 if there is a --doc", Category: exchange},
+			&cli.IntFlag{Name: "min-peers", Usage: "fail as soon as there are fewer than `N` peers", DefaultText: "1 at the start, or 0 if there is a --doc", Category: exchange},
 			&cli.StringFlag{Name: "system", Usage: "system `PROMPT`; every device evaluates it", Category: answer},
 			&cli.IntFlag{Name: "predict", Aliases: []string{"n"}, Value: 256, Usage: "answer with at most `N` tokens", Category: answer},
 			&cli.Float64Flag{Name: "temp", Usage: "`TEMPERATURE`; 0 always takes the most likely token", Category: answer},
@@ -71,7 +71,8 @@ type request struct {
 	docs      []node.Document
 	types     fedkv.WireTypes
 	identity  transport.Identity
-	minPeers  int
+	minPeers  int  // throughout; fewer end the session
+	somebody  bool // has to take part at first: otherwise there is nothing to answer from
 }
 
 func readRequest(c *cli.Context) (r request, err error) {
@@ -96,11 +97,10 @@ func readRequest(c *cli.Context) (r request, err error) {
 	if r.docs, err = readDocuments(c.StringSlice("doc")); err != nil {
 		return r, err
 	}
-	switch r.minPeers = c.Int("min-peers"); {
-	case r.minPeers > len(r.addresses):
+	r.minPeers = c.Int("min-peers")
+	r.somebody = !c.IsSet("min-peers") && len(r.addresses) > 0 && len(r.docs) == 0
+	if r.minPeers > len(r.addresses) {
 		return r, usagef("--min-peers %d: only %d are named with --peer", r.minPeers, len(r.addresses))
-	case !c.IsSet("min-peers") && len(r.addresses) > 0 && len(r.docs) == 0:
-		r.minPeers = 1
 	}
 	if r.identity, err = loadIdentity(c); err != nil {
 		return r, err
@@ -204,7 +204,7 @@ func runAsk(c *cli.Context) (err error) {
 	}
 	defer stop()
 	q.Contacts = append(contacts, own...)
-	if c.IsSet("min-peers") && r.minPeers > 0 {
+	if r.minPeers > 0 {
 		q.MinPeers = r.minPeers + len(own)
 	}
 
@@ -214,7 +214,7 @@ func runAsk(c *cli.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, session.Close()) }()
 	told := reporter{addresses: r.addresses, types: r.types, err: c.App.ErrWriter}
-	if err := told.beforeAnswer(session.Report(), r.minPeers); err != nil {
+	if err := told.beforeAnswer(session.Report(), r.somebody); err != nil {
 		return err
 	}
 	return answerTo(c, session, choose, told)

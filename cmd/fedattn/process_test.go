@@ -482,31 +482,43 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
-// TestStopWithinSession tells a node to stop while it evaluates: it says goodbye, does not finish, and ends.
-func TestStopWithinSession(t *testing.T) {
+// TestLostWithinSession stops or kills a node while it evaluates. It took part, so the question is answered: without it,
+// and the user is told.
+func TestLostWithinSession(t *testing.T) {
 	if testing.Short() {
 		t.Skip("needs a model that is slow")
 	}
-	w := newWorkplace(t)
-	model := modelPath(t)
-	text := strings.Repeat("The spare key of the workshop hangs behind the blue paint bucket. ", 100)
-	p, address := w.node("slow", model, text)
-	b := w.background("ask", "--model", model, "--threads", "1", "--predict", "2", "--record", "wire", "--peer", address, "Where is it?")
-	waitFor(t, func() bool { return recorded(w.path("wire"), tap.Sent, fedkv.Commit{}) })
+	for _, c := range []struct {
+		signal syscall.Signal
+		code   int
+		why    string
+	}{
+		{syscall.SIGTERM, exitOK, `.*stopped`},
+		{syscall.SIGKILL, -1, `peer [A-Z2-7]{7} has given no sign of life for 2s: .*`},
+	} {
+		t.Run(c.signal.String(), func(t *testing.T) {
+			w := newWorkplace(t)
+			model := modelPath(t)
+			text := strings.Repeat("The spare key of the workshop hangs behind the blue paint bucket. ", 100)
+			p, address := w.node("slow", model, text)
+			b := w.background("ask", "--model", model, "--threads", "1", "--predict", "2", "--record", "wire", "--peer", address, "Where is it?")
+			waitFor(t, func() bool { return recorded(w.path("wire"), tap.Sent, fedkv.Commit{}) })
 
-	code, err := p.end(syscall.SIGTERM, stopLimit)
-	if err != nil || code != exitOK {
-		t.Errorf("the node: exit code %d, %v", code, err)
-	}
-	if code := b.exit(t, 10*time.Second); code != exitFailure {
-		t.Errorf("the asker: exit code %d", code)
-	}
-	if got := b.stderr.String(); !regexp.MustCompile(`^fedattn: no peer takes part: slow, lost before its rows of layer \d+ came: .*stopped\n$`).MatchString(got) {
-		t.Errorf("the asker says %q", got)
-	}
-	log, err := os.ReadFile(w.path("slow.log"))
-	if err != nil || !bytes.Contains(log, []byte("session over")) {
-		t.Errorf("the node's log is %q, %v", log, err)
+			if code, err := p.end(c.signal, stopLimit); err != nil || code != c.code {
+				t.Errorf("the node: exit code %d, %v", code, err)
+			}
+			if code := b.exit(t, 10*time.Second); code != exitOK {
+				t.Errorf("the asker: exit code %d", code)
+			}
+			told := regexp.MustCompile(`^missing: slow, lost [a-z ]+ of layer \d+ [a-z ]+: ` + c.why + `\n\[ prefill .* \| peers 0/1 \| .*\]\n$`)
+			if got := b.stderr.String(); !told.MatchString(got) {
+				t.Errorf("the asker says %q", got)
+			}
+			log, err := os.ReadFile(w.path("slow.log"))
+			if err != nil || bytes.Contains(log, []byte("session over")) != (c.signal == syscall.SIGTERM) || bytes.Contains(log, []byte("bucket")) {
+				t.Errorf("the node's log is %q, %v", log, err)
+			}
+		})
 	}
 }
 

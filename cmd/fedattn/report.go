@@ -65,27 +65,28 @@ type reporter struct {
 
 func (t reporter) isPeer(p node.PeerReport) bool { return p.Origin < len(t.addresses) }
 
-// beforeAnswer says what the answer will rest on, and fails if that is fewer than minPeers.
-func (t reporter) beforeAnswer(r node.Report, minPeers int) error {
+// beforeAnswer says who is missing in the answer. It fails if somebody has to take part and no peer ever did.
+func (t reporter) beforeAnswer(r node.Report, somebody bool) error {
 	for _, note := range r.Notes {
 		fmt.Fprintf(t.err, "note: %s\n", note)
 	}
-	present, why := 0, []string{}
+	var why []string
 	for _, p := range r.Peers {
+		if p.Missing == nil || p.Missing.Phase == fedkv.PhasePrefill || p.Missing.Phase == fedkv.PhaseTransfer {
+			somebody = false
+		}
 		if p.Missing != nil {
 			why = append(why, t.why(*p.Missing))
-		} else if t.isPeer(p) {
-			present++
 		}
 	}
-	if present < minPeers && len(why) == 1 {
+	if somebody && len(why) == 1 {
 		return fmt.Errorf("no peer takes part: %s", why[0])
 	}
 	for _, text := range why {
 		fmt.Fprintf(t.err, "missing: %s\n", text)
 	}
-	if present < minPeers {
-		return fmt.Errorf("%d of %d peers take part, %d must: mend what is missing, or lower --min-peers", present, len(t.addresses), minPeers)
+	if somebody {
+		return fmt.Errorf("none of the %d peers takes part: mend what is missing, or say --min-peers 0 to be answered from nothing", len(why))
 	}
 	return nil
 }
