@@ -107,7 +107,7 @@ bool llama_fed_eval(ggml_tensor * t, bool ask, void * user_data) {
 
 int32_t llama_fed_set_hook(llama_context * ctx, const uint8_t * layers, size_t n_layers, llama_fed_hook hook,
                            void * user_data) {
-    llama_kv_cache_fed * kv = llama_fed_cache(ctx);
+    llama_fed_caches * kv = llama_fed_cache(ctx);
     if (!kv) {
         return LLAMA_FED_E_CONTEXT;
     }
@@ -138,7 +138,7 @@ int32_t llama_fed_set_hook(llama_context * ctx, const uint8_t * layers, size_t n
 }
 
 int32_t llama_fed_can_shift(const llama_context * ctx) {
-    const llama_kv_cache_fed * kv = llama_fed_cache(ctx);
+    const llama_fed_caches * kv = llama_fed_cache(ctx);
     if (!kv) {
         return LLAMA_FED_E_CONTEXT;
     }
@@ -157,37 +157,10 @@ int32_t llama_fed_can_shift(const llama_context * ctx) {
     return LLAMA_FED_OK;
 }
 
-static int32_t mask_cells(llama_context * ctx, const llama_pos * pos, size_t n) {
-    llama_kv_cache_fed * kv = llama_fed_cache(ctx);
+int32_t llama_fed_mask(llama_context * ctx, const llama_pos * pos, size_t n) {
+    llama_fed_caches * kv = llama_fed_cache(ctx);
     if (!kv) {
         return LLAMA_FED_E_CONTEXT;
     }
-    llama_fed_state & state = kv->get_state();
-    if (!state.in_hook || !state.sync_mask) {
-        return LLAMA_FED_E_STATE;
-    }
-    std::vector<uint32_t> cells;
-    const int32_t         res = kv->find_cells(true, pos, n, cells);
-    if (res != LLAMA_FED_OK) {
-        return res;
-    }
-    ggml_tensor *            mask = state.sync_mask;
-    const size_t             n_kv = (size_t) mask->ne[0];
-    std::vector<ggml_fp16_t> row(n_kv);
-    const ggml_fp16_t        hidden = ggml_fp32_to_fp16(-INFINITY);
-    for (int64_t i = 0; i < ggml_nrows(mask); ++i) {
-        ggml_backend_tensor_get(mask, row.data(), i * mask->nb[1], n_kv * sizeof(ggml_fp16_t));
-        for (uint32_t cell : cells) {
-            if (cell < n_kv) {
-                row[cell] = hidden;
-            }
-        }
-        ggml_backend_tensor_set(mask, row.data(), i * mask->nb[1], n_kv * sizeof(ggml_fp16_t));
-    }
-    kv->forget(pos, n);
-    return LLAMA_FED_OK;
-}
-
-int32_t llama_fed_mask(llama_context * ctx, const llama_pos * pos, size_t n) {
-    return llama_fed_guard([&] { return mask_cells(ctx, pos, n); });
+    return llama_fed_guard([&] { return kv->mask(pos, n); });
 }

@@ -42,8 +42,8 @@ static int32_t check_buffer(ggml_type type, uint32_t n_embd, size_t n, const voi
     return size == want ? LLAMA_FED_OK : LLAMA_FED_E_SIZE;
 }
 
-static int32_t check_rows(llama_kv_cache_fed * kv, int32_t il, size_t n, ggml_type type_k, const void * k,
-                          size_t k_size, ggml_type type_v, const void * v, size_t v_size) {
+static int32_t check_rows(llama_fed_caches * kv, int32_t il, size_t n, ggml_type type_k, const void * k, size_t k_size,
+                          ggml_type type_v, const void * v, size_t v_size) {
     if (!kv) {
         return LLAMA_FED_E_CONTEXT;
     }
@@ -176,8 +176,8 @@ static void rows_to_raw(llama_fed_state & state) {
 
 static int32_t rows_get(llama_context * ctx, int32_t il, const llama_pos * pos, size_t n, ggml_type type_k, void * k,
                         size_t k_size, ggml_type type_v, void * v, size_t v_size) {
-    llama_kv_cache_fed * kv  = llama_fed_cache(ctx);
-    int32_t              res = check_rows(kv, il, n, type_k, k, k_size, type_v, v, v_size);
+    llama_fed_caches * kv  = llama_fed_cache(ctx);
+    int32_t            res = check_rows(kv, il, n, type_k, k, k_size, type_v, v, v_size);
     if (res != LLAMA_FED_OK) {
         return res;
     }
@@ -185,7 +185,7 @@ static int32_t rows_get(llama_context * ctx, int32_t il, const llama_pos * pos, 
     const llama_fed_layer & layer = state.layers[il];
 
     std::vector<uint32_t> cells;
-    res = kv->find_cells(layer.sync, pos, n, cells);
+    res = llama_fed_caches::find_cells(*layer.cache, pos, n, cells);
     if (res != LLAMA_FED_OK) {
         return res;
     }
@@ -197,8 +197,8 @@ static int32_t rows_get(llama_context * ctx, int32_t il, const llama_pos * pos, 
 static int32_t rows_set(llama_context * ctx, int32_t il, const llama_pos * pos, size_t n, int32_t shift,
                         ggml_type type_k, const void * k, size_t k_size, ggml_type type_v, const void * v,
                         size_t v_size) {
-    llama_kv_cache_fed * kv  = llama_fed_cache(ctx);
-    int32_t              res = check_rows(kv, il, n, type_k, k, k_size, type_v, v, v_size);
+    llama_fed_caches * kv  = llama_fed_cache(ctx);
+    int32_t            res = check_rows(kv, il, n, type_k, k, k_size, type_v, v, v_size);
     if (res != LLAMA_FED_OK) {
         return res;
     }
@@ -214,7 +214,7 @@ static int32_t rows_set(llama_context * ctx, int32_t il, const llama_pos * pos, 
         return LLAMA_FED_E_UNSUPPORTED;
     }
     std::vector<uint32_t> cells;
-    res = kv->find_cells(true, pos, n, cells);
+    res = llama_fed_caches::find_cells(*layer.cache, pos, n, cells);
     if (res != LLAMA_FED_OK) {
         return res;
     }

@@ -5,11 +5,11 @@
 
 #include <cstdio>
 
-llama_kv_cache_fed * llama_fed_cache(const llama_context * ctx) {
+llama_fed_caches * llama_fed_cache(const llama_context * ctx) {
     if (!ctx) {
         return nullptr;
     }
-    return dynamic_cast<llama_kv_cache_fed *>(llama_get_memory(ctx));
+    return dynamic_cast<llama_fed_caches *>(llama_get_memory(ctx));
 }
 
 const char * llama_fed_strerror(int32_t status) {
@@ -63,8 +63,11 @@ static const char * unsupported(const llama_model & model) {
             return "its RoPE depends on the length of the context, which differs between participants";
         }
     }
-    if (hparams.swa_type != LLAMA_SWA_TYPE_NONE) {
-        return "some of its layers attend to a sliding window, which is not federated yet";
+    if (hparams.swa_type != LLAMA_SWA_TYPE_NONE && hparams.swa_type != LLAMA_SWA_TYPE_STANDARD) {
+        return "some of its layers attend in chunks, or to both sides of a token";
+    }
+    if (hparams.n_layer_kv_from_start >= 0) {
+        return "its later layers read the rows of earlier ones";
     }
     return nullptr;
 }
@@ -151,7 +154,7 @@ llama_context * llama_fed_init(llama_model * model, llama_context_params cparams
 }
 
 int32_t llama_fed_reserve(llama_context * ctx, const llama_pos * pos, size_t n) {
-    llama_kv_cache_fed * kv = llama_fed_cache(ctx);
+    llama_fed_caches * kv = llama_fed_cache(ctx);
     if (!kv) {
         return LLAMA_FED_E_CONTEXT;
     }
@@ -160,7 +163,7 @@ int32_t llama_fed_reserve(llama_context * ctx, const llama_pos * pos, size_t n) 
 }
 
 int32_t llama_fed_release(llama_context * ctx, const llama_pos * pos, size_t n) {
-    llama_kv_cache_fed * kv = llama_fed_cache(ctx);
+    llama_fed_caches * kv = llama_fed_cache(ctx);
     if (!kv) {
         return LLAMA_FED_E_CONTEXT;
     }
@@ -169,7 +172,7 @@ int32_t llama_fed_release(llama_context * ctx, const llama_pos * pos, size_t n) 
 }
 
 int32_t llama_fed_set_next_pos(llama_context * ctx, llama_pos pos) {
-    llama_kv_cache_fed * kv = llama_fed_cache(ctx);
+    llama_fed_caches * kv = llama_fed_cache(ctx);
     if (!kv) {
         return LLAMA_FED_E_CONTEXT;
     }
@@ -179,15 +182,11 @@ int32_t llama_fed_set_next_pos(llama_context * ctx, llama_pos pos) {
     if (pos < 0) {
         return LLAMA_FED_E_ARG;
     }
-    if (pos <= kv->seq_pos_max(0)) {
-        return LLAMA_FED_E_POSITION;
-    }
-    kv->set_next_pos(pos);
-    return LLAMA_FED_OK;
+    return kv->set_next_pos(pos);
 }
 
 int32_t llama_fed_get_memory(const llama_context * ctx, llama_fed_memory * out) {
-    const llama_kv_cache_fed * kv = llama_fed_cache(ctx);
+    const llama_fed_caches * kv = llama_fed_cache(ctx);
     if (!kv) {
         return LLAMA_FED_E_CONTEXT;
     }

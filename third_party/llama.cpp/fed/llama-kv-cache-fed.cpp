@@ -6,179 +6,48 @@
 #include "llama-model.h"
 
 #include <algorithm>
+#include <cmath>
+#include <functional>
+#include <utility>
 
 thread_local llama_fed_pending llama_fed_creating;
 
 static constexpr llama_seq_id FED_SEQ = 0;
 
 //
-// llama_kv_cache_fed
+// llama_fed_caches
 //
 
-llama_memory_i * llama_kv_cache_fed::create(const llama_model & model, const llama_memory_params & params,
-                                            const llama_cparams & cparams, const layer_filter_cb & filter) {
-    if (!llama_fed_creating.params) {
-        return nullptr;
-    }
-    return new llama_kv_cache_fed(model, params, cparams, filter, *llama_fed_creating.params);
-}
-
-// the filters run inside llama_kv_cache's constructor only
-static llama_memory_i::layer_filter_cb layers_of(const llama_memory_i::layer_filter_cb & filter,
-                                                 const llama_fed_params & fed, bool sync) {
-    return [&filter, &fed, sync](int32_t il) {
-        const bool is_sync = (size_t) il < fed.n_layers && fed.sync_layers[il];
-        return is_sync == sync && (!filter || filter(il));
-    };
-}
-
-llama_kv_cache_fed::llama_kv_cache_fed(const llama_model & model, const llama_memory_params & params,
-                                       const llama_cparams & cparams, const layer_filter_cb & filter,
-                                       const llama_fed_params & fed)
-    : llama_kv_cache(model, model.hparams, params.type_k, params.type_v, !cparams.flash_attn, cparams.offload_kqv,
-                     cparams.kv_unified, fed.n_cells_local, cparams.n_seq_max, 1, model.hparams.n_swa,
-                     model.hparams.swa_type, nullptr, layers_of(filter, fed, false), nullptr, nullptr) {
-    sync = std::make_unique<llama_kv_cache>(model, model.hparams, params.type_k, params.type_v, !cparams.flash_attn,
-                                            cparams.offload_kqv, cparams.kv_unified, fed.n_cells_sync,
-                                            cparams.n_seq_max, 1, model.hparams.n_swa, model.hparams.swa_type, nullptr,
-                                            layers_of(filter, fed, true), nullptr, nullptr, "sync_");
-
+void llama_fed_caches::adopt(const llama_model & model, std::vector<llama_kv_cache *> local,
+                             std::vector<llama_kv_cache *> sync) {
     state.reset(llama_fed_creating.state);
     llama_fed_creating.state = nullptr;
 
+    parts_local               = std::move(local);
+    parts_sync                = std::move(sync);
     state->absolute_positions = model.pos_embd != nullptr;
+    state->layers.resize(llama_fed_creating.params->n_layers);
 
     // the storage tensors: K is public, V is reached through a view of it
-    state->layers.resize(fed.n_layers);
-    for (llama_kv_cache * kv : { (llama_kv_cache *) this, sync.get() }) {
-        for (uint32_t il : kv->get_layer_ids()) {
-            const ggml_init_params meta = { 4 * ggml_tensor_overhead(), nullptr, true };
-            ggml_context_ptr       ctx{ ggml_init(meta) };
+    for (const auto * parts : { &parts_local, &parts_sync }) {
+        for (llama_kv_cache * cache : *parts) {
+            for (uint32_t il : cache->get_layer_ids()) {
+                const ggml_init_params meta = { 4 * ggml_tensor_overhead(), nullptr, true };
+                ggml_context_ptr       ctx{ ggml_init(meta) };
 
-            slot_info sinfo;
-            sinfo.s0   = 0;
-            sinfo.s1   = 0;
-            sinfo.strm = { 0 };
-            sinfo.idxs = { { 0 } };
+                llama_kv_cache::slot_info sinfo;
+                sinfo.s0   = 0;
+                sinfo.s1   = 0;
+                sinfo.strm = { 0 };
+                sinfo.idxs = { { 0 } };
 
-            llama_fed_layer & layer = state->layers.at(il);
-            layer.k                 = kv->get_k_storage(il);
-            layer.v                 = kv->get_v(ctx.get(), il, 1, sinfo)->view_src;
-            layer.sync              = kv == sync.get();
+                llama_fed_layer & layer = state->layers.at(il);
+                layer.k                 = cache->get_k_storage(il);
+                layer.v                 = cache->get_v(ctx.get(), il, 1, sinfo)->view_src;
+                layer.cache             = cache;
+                layer.sync              = parts == &parts_sync;
+            }
         }
-    }
-}
-
-llama_memory_context_ptr llama_kv_cache_fed::init_batch(llama_batch_allocr & balloc, uint32_t n_ubatch,
-                                                        bool /*embd_all*/) {
-    balloc.split_reset();
-
-    std::vector<llama_ubatch> ubatches;
-    while (true) {
-        llama_ubatch ubatch = balloc.split_simple(n_ubatch);
-        if (ubatch.n_tokens == 0) {
-            break;
-        }
-        ubatches.push_back(std::move(ubatch));
-    }
-    if (balloc.get_n_used() < balloc.get_n_tokens()) {
-        return std::make_unique<llama_kv_cache_fed_context>(LLAMA_MEMORY_STATUS_FAILED_PREPARE);
-    }
-
-    slot_info_vec_t sinfos_local = prepare(ubatches);
-    slot_info_vec_t sinfos_sync  = sync->prepare(ubatches);
-    if (sinfos_local.empty() || sinfos_sync.empty()) {
-        return std::make_unique<llama_kv_cache_fed_context>(LLAMA_MEMORY_STATUS_FAILED_PREPARE);
-    }
-    return std::make_unique<llama_kv_cache_fed_context>(this, std::move(sinfos_local), std::move(sinfos_sync),
-                                                        std::move(ubatches));
-}
-
-llama_memory_context_ptr llama_kv_cache_fed::init_full() {
-    return std::make_unique<llama_kv_cache_fed_context>(this);
-}
-
-llama_memory_context_ptr llama_kv_cache_fed::init_update(llama_context * lctx, bool optimize) {
-    return std::make_unique<llama_kv_cache_fed_context>(llama_kv_cache::init_update(lctx, optimize),
-                                                        sync->init_update(lctx, optimize));
-}
-
-bool llama_kv_cache_fed::get_can_shift() const {
-    return llama_kv_cache::get_can_shift() && sync->get_can_shift();
-}
-
-void llama_kv_cache_fed::clear(bool data) {
-    llama_kv_cache::clear(data);
-    sync->clear(data);
-    pos_floor = -1;
-}
-
-bool llama_kv_cache_fed::seq_rm(llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
-    const bool ok_local = llama_kv_cache::seq_rm(seq_id, p0, p1);
-    const bool ok_sync  = sync->seq_rm(seq_id, p0, p1);
-    if (p1 < 0 || p1 > pos_floor) {
-        pos_floor = std::min(pos_floor, std::max(p0, 0) - 1);
-    }
-    return ok_local && ok_sync;
-}
-
-void llama_kv_cache_fed::seq_cp(llama_seq_id seq_id_src, llama_seq_id seq_id_dst, llama_pos p0, llama_pos p1) {
-    llama_kv_cache::seq_cp(seq_id_src, seq_id_dst, p0, p1);
-    sync->seq_cp(seq_id_src, seq_id_dst, p0, p1);
-}
-
-void llama_kv_cache_fed::seq_keep(llama_seq_id seq_id) {
-    llama_kv_cache::seq_keep(seq_id);
-    sync->seq_keep(seq_id);
-}
-
-void llama_kv_cache_fed::seq_add(llama_seq_id seq_id, llama_pos p0, llama_pos p1, llama_pos shift) {
-    llama_kv_cache::seq_add(seq_id, p0, p1, shift);
-    sync->seq_add(seq_id, p0, p1, shift);
-    // the next own token is what the cells say from now on
-    pos_floor = -1;
-}
-
-void llama_kv_cache_fed::seq_div(llama_seq_id seq_id, llama_pos p0, llama_pos p1, int d) {
-    llama_kv_cache::seq_div(seq_id, p0, p1, d);
-    sync->seq_div(seq_id, p0, p1, d);
-    pos_floor = -1;
-}
-
-llama_pos llama_kv_cache_fed::seq_pos_min(llama_seq_id seq_id) const {
-    const llama_pos local = llama_kv_cache::seq_pos_min(seq_id);
-    const llama_pos both  = sync->seq_pos_min(seq_id);
-    return local < 0 ? both : both < 0 ? local : std::min(local, both);
-}
-
-llama_pos llama_kv_cache_fed::seq_pos_max(llama_seq_id seq_id) const {
-    return std::max({ llama_kv_cache::seq_pos_max(seq_id), sync->seq_pos_max(seq_id), pos_floor });
-}
-
-std::map<ggml_backend_buffer_type_t, size_t> llama_kv_cache_fed::memory_breakdown() const {
-    std::map<ggml_backend_buffer_type_t, size_t> res = llama_kv_cache::memory_breakdown();
-    for (const auto & [buft, size] : sync->memory_breakdown()) {
-        res[buft] += size;
-    }
-    return res;
-}
-
-void llama_kv_cache_fed::state_write(llama_io_write_i & io, llama_seq_id seq_id, llama_state_seq_flags flags) const {
-    llama_kv_cache::state_write(io, seq_id, flags);
-    sync->state_write(io, seq_id, flags);
-    io.write(&pos_floor, sizeof(pos_floor));
-}
-
-void llama_kv_cache_fed::state_read(llama_io_read_i & io, llama_seq_id seq_id, llama_state_seq_flags flags) {
-    llama_kv_cache::state_read(io, seq_id, flags);
-    try {
-        sync->state_read(io, seq_id, flags);
-        io.read(&pos_floor, sizeof(pos_floor));
-    } catch (...) {
-        // half a state is none: the local cache must not keep what the sync cache refused
-        llama_kv_cache::state_clear(seq_id);
-        sync->state_clear(seq_id);
-        throw;
     }
 }
 
@@ -186,17 +55,19 @@ static bool strictly_increasing(const llama_pos * pos, size_t n) {
     return pos && n > 0 && pos[0] >= 0 && std::adjacent_find(pos, pos + n, std::greater_equal<>()) == pos + n;
 }
 
-int32_t llama_kv_cache_fed::reserve(const llama_pos * pos, size_t n) {
+int32_t llama_fed_caches::reserve(const llama_pos * pos, size_t n) {
     if (!strictly_increasing(pos, n)) {
         return LLAMA_FED_E_ARG;
     }
-    const llama_kv_cells & cells = sync->get_cells(FED_SEQ);
-    if (n > cells.size() - cells.get_used()) {
-        return LLAMA_FED_E_FULL;
-    }
-    for (uint32_t i = 0; i < cells.size(); ++i) {
-        if (!cells.is_empty(i) && std::binary_search(pos, pos + n, cells.pos_get(i))) {
-            return LLAMA_FED_E_POSITION;
+    for (const llama_kv_cache * cache : parts_sync) {
+        const llama_kv_cells & cells = cache->get_cells(FED_SEQ);
+        if (n > cells.size() - cells.get_used()) {
+            return LLAMA_FED_E_FULL;
+        }
+        for (uint32_t i = 0; i < cells.size(); ++i) {
+            if (!cells.is_empty(i) && std::binary_search(pos, pos + n, cells.pos_get(i))) {
+                return LLAMA_FED_E_POSITION;
+            }
         }
     }
 
@@ -208,47 +79,47 @@ int32_t llama_kv_cache_fed::reserve(const llama_pos * pos, size_t n) {
         ubatch.n_seq_id[i] = 1;
         ubatch.seq_id[i]   = &seq;
     }
-    const slot_info sinfo = sync->find_slot(ubatch, false);
-    if (sinfo.empty()) {
-        return LLAMA_FED_E_FULL;
+    std::vector<llama_kv_cache::slot_info> slots;
+    for (const llama_kv_cache * cache : parts_sync) {
+        slots.push_back(cache->find_slot(ubatch, false));
+        if (slots.back().empty()) {
+            return LLAMA_FED_E_FULL;
+        }
     }
-    sync->apply_ubatch(sinfo, ubatch);
-    erase(sinfo.idxs[0]);
+    for (size_t i = 0; i < slots.size(); ++i) {
+        parts_sync[i]->apply_ubatch(slots[i], ubatch);
+    }
+    erase(pos, n);
     return LLAMA_FED_OK;
 }
 
-int32_t llama_kv_cache_fed::release(const llama_pos * pos, size_t n) {
+int32_t llama_fed_caches::release(const llama_pos * pos, size_t n) {
     std::vector<uint32_t> cells;
-    const int32_t         res = find_cells(true, pos, n, cells);
-    if (res != LLAMA_FED_OK) {
-        return res;
+    for (const llama_kv_cache * cache : parts_sync) {
+        const int32_t res = find_cells(*cache, pos, n, cells);
+        if (res != LLAMA_FED_OK) {
+            return res;
+        }
     }
-    erase(cells);
+    erase(pos, n);
     forget(pos, n);
     return LLAMA_FED_OK;
 }
 
-void llama_kv_cache_fed::erase(const std::vector<uint32_t> & cells) {
-    std::vector<uint8_t> zero;
-    for (const llama_fed_layer & layer : state->layers) {
-        if (!layer.sync) {
-            continue;
-        }
-        for (ggml_tensor * t : { layer.k, layer.v }) {
-            zero.assign(t->nb[1], 0);
-            for (uint32_t cell : cells) {
-                ggml_backend_tensor_set(t, zero.data(), cell * t->nb[1], t->nb[1]);
-            }
-        }
+int32_t llama_fed_caches::set_next_pos(llama_pos pos) {
+    if (pos <= pos_max()) {
+        return LLAMA_FED_E_POSITION;
     }
+    pos_floor = pos - 1;
+    return LLAMA_FED_OK;
 }
 
-int32_t llama_kv_cache_fed::find_cells(bool in_sync, const llama_pos * pos, size_t n,
-                                       std::vector<uint32_t> & out) const {
+int32_t llama_fed_caches::find_cells(const llama_kv_cache & cache, const llama_pos * pos, size_t n,
+                                     std::vector<uint32_t> & out) {
     if (!strictly_increasing(pos, n)) {
         return LLAMA_FED_E_ARG;
     }
-    const llama_kv_cells & cells = in_sync ? sync->get_cells(FED_SEQ) : get_cells(FED_SEQ);
+    const llama_kv_cells & cells = cache.get_cells(FED_SEQ);
     out.assign(n, UINT32_MAX);
     size_t found = 0;
     for (uint32_t i = 0; i < cells.size(); ++i) {
@@ -265,23 +136,81 @@ int32_t llama_kv_cache_fed::find_cells(bool in_sync, const llama_pos * pos, size
     return found == n ? LLAMA_FED_OK : LLAMA_FED_E_POSITION;
 }
 
-void llama_kv_cache_fed::forget(const llama_pos * pos, size_t n) {
+void llama_fed_caches::erase(const llama_pos * pos, size_t n) {
+    std::vector<uint32_t> cells;
+    std::vector<uint8_t>  zero;
+    for (const llama_kv_cache * cache : parts_sync) {
+        find_cells(*cache, pos, n, cells);
+        for (const llama_fed_layer & layer : state->layers) {
+            if (layer.cache != cache) {
+                continue;
+            }
+            for (ggml_tensor * t : { layer.k, layer.v }) {
+                zero.assign(t->nb[1], 0);
+                for (uint32_t cell : cells) {
+                    ggml_backend_tensor_set(t, zero.data(), cell * t->nb[1], t->nb[1]);
+                }
+            }
+        }
+    }
+}
+
+void llama_fed_caches::forget(const llama_pos * pos, size_t n) {
     for (size_t i = 0; i < n;) {
         size_t j = i + 1;
         while (j < n && pos[j] == pos[j - 1] + 1) {
             ++j;
         }
-        sync->seq_rm(FED_SEQ, pos[i], pos[j - 1] + 1);
+        for (llama_kv_cache * cache : parts_sync) {
+            cache->seq_rm(FED_SEQ, pos[i], pos[j - 1] + 1);
+        }
         i = j;
     }
 }
 
-void llama_kv_cache_fed::get_memory(llama_fed_memory & out) const {
-    out               = {};
-    out.n_cells_local = get_size();
-    out.n_cells_sync  = sync->get_size();
-    out.n_used_local  = get_cells(FED_SEQ).get_used();
-    out.n_used_sync   = sync->get_cells(FED_SEQ).get_used();
+int32_t llama_fed_caches::mask(const llama_pos * pos, size_t n) {
+    if (!state->in_hook || !state->sync_masks[0]) {
+        return LLAMA_FED_E_STATE;
+    }
+    std::vector<std::vector<uint32_t>> cells(parts_sync.size());
+    for (size_t i = 0; i < parts_sync.size(); ++i) {
+        const int32_t res = find_cells(*parts_sync[i], pos, n, cells[i]);
+        if (res != LLAMA_FED_OK) {
+            return res;
+        }
+    }
+    const ggml_fp16_t hidden = ggml_fp32_to_fp16(-INFINITY);
+    for (size_t i = 0; i < parts_sync.size(); ++i) {
+        ggml_tensor * mask = state->sync_masks[i];
+        if (!mask || !mask->buffer) { // no layer of this kind attends
+            continue;
+        }
+        const size_t             n_kv = (size_t) mask->ne[0];
+        std::vector<ggml_fp16_t> row(n_kv);
+        for (int64_t r = 0; r < ggml_nrows(mask); ++r) {
+            ggml_backend_tensor_get(mask, row.data(), r * mask->nb[1], n_kv * sizeof(ggml_fp16_t));
+            for (uint32_t cell : cells[i]) {
+                if (cell < n_kv) {
+                    row[cell] = hidden;
+                }
+            }
+            ggml_backend_tensor_set(mask, row.data(), r * mask->nb[1], n_kv * sizeof(ggml_fp16_t));
+        }
+    }
+    forget(pos, n);
+    return LLAMA_FED_OK;
+}
+
+void llama_fed_caches::get_memory(llama_fed_memory & out) const {
+    const auto largest = [](const std::vector<llama_kv_cache *> & parts, uint32_t & n_cells, uint32_t & n_used) {
+        for (const llama_kv_cache * cache : parts) {
+            n_cells = std::max(n_cells, cache->get_size());
+            n_used  = std::max(n_used, cache->get_cells(FED_SEQ).get_used());
+        }
+    };
+    out = {};
+    largest(parts_local, out.n_cells_local, out.n_used_local);
+    largest(parts_sync, out.n_cells_sync, out.n_used_sync);
     for (const llama_fed_layer & layer : state->layers) {
         if (!layer.k) {
             continue;
@@ -292,54 +221,273 @@ void llama_kv_cache_fed::get_memory(llama_fed_memory & out) const {
 }
 
 //
-// llama_kv_cache_fed_context
+// The two kinds of memory: one cache, or a pair of caches with and without a sliding window
 //
 
-llama_kv_cache_fed_context::llama_kv_cache_fed_context(llama_memory_status status) : llama_kv_cache_context(status) {}
+namespace {
 
-llama_kv_cache_fed_context::llama_kv_cache_fed_context(llama_kv_cache_fed * kv)
-    : llama_kv_cache_context(kv),
-      state(&kv->get_state()),
-      sync(std::make_unique<llama_kv_cache_context>(kv->get_sync())) {}
+using slot_infos = std::vector<llama_kv_cache::slot_info_vec_t>;
 
-llama_kv_cache_fed_context::llama_kv_cache_fed_context(llama_memory_context_ptr local, llama_memory_context_ptr remote)
-    : llama_kv_cache_context(llama_memory_status_combine(local->get_status(), remote->get_status())),
-      update_local(std::move(local)),
-      update_sync(std::move(remote)) {}
+struct plain {
+    using cache   = llama_kv_cache;
+    using context = llama_kv_cache_context;
 
-llama_kv_cache_fed_context::llama_kv_cache_fed_context(llama_kv_cache_fed * kv, slot_info_vec_t sinfos_local,
-                                                       slot_info_vec_t sinfos_sync, std::vector<llama_ubatch> ubatches)
-    : llama_kv_cache_context(kv, std::move(sinfos_local), ubatches),
-      state(&kv->get_state()),
-      sync(std::make_unique<llama_kv_cache_context>(kv->get_sync(), std::move(sinfos_sync), ubatches)) {}
+    static constexpr size_t n_parts = 1;
 
-bool llama_kv_cache_fed_context::next() {
-    sync->next();
-    return llama_kv_cache_context::next();
-}
+    static std::vector<llama_kv_cache *> parts(cache & c) { return { &c }; }
+};
 
-bool llama_kv_cache_fed_context::apply() {
-    if (update_local) {
-        bool ok = true;
-        for (llama_memory_context_i * update : { update_local.get(), update_sync.get() }) {
-            ok = (update->get_status() == LLAMA_MEMORY_STATUS_NO_UPDATE || update->apply()) && ok;
+struct windowed {
+    using cache   = llama_kv_cache_iswa;
+    using context = llama_kv_cache_iswa_context;
+
+    static constexpr size_t n_parts = 2;
+
+    static std::vector<llama_kv_cache *> parts(cache & c) { return { c.get_base(), c.get_swa() }; }
+};
+
+template <typename Kind> class fed_context;
+
+// A cache of local layers that owns another one of sync layers.
+template <typename Kind> class fed_cache : public Kind::cache, public llama_fed_caches {
+    using base = typename Kind::cache;
+
+public:
+    template <typename... Args>
+    fed_cache(const llama_model & model, std::unique_ptr<base> sync_cache, Args &&... args)
+        : base(std::forward<Args>(args)...),
+          sync(std::move(sync_cache)) {
+        adopt(model, Kind::parts(*this), Kind::parts(*sync));
+    }
+
+    base & get_sync() { return *sync; }
+
+    llama_memory_context_ptr init_batch(llama_batch_allocr & balloc, uint32_t n_ubatch, bool /*embd_all*/) override {
+        balloc.split_reset();
+
+        std::vector<llama_ubatch> ubatches;
+        while (true) {
+            llama_ubatch ubatch = balloc.split_simple(n_ubatch);
+            if (ubatch.n_tokens == 0) {
+                break;
+            }
+            ubatches.push_back(std::move(ubatch));
         }
-        return ok;
+        slot_infos local;
+        slot_infos remote;
+        if (balloc.get_n_used() < balloc.get_n_tokens() || !prepare_parts(*this, ubatches, local) ||
+            !prepare_parts(*sync, ubatches, remote)) {
+            return std::make_unique<fed_context<Kind>>(LLAMA_MEMORY_STATUS_FAILED_PREPARE);
+        }
+        return std::make_unique<fed_context<Kind>>(*this, std::move(local), std::move(remote), std::move(ubatches));
     }
-    const bool ok_sync  = sync->apply();
-    const bool ok_local = llama_kv_cache_context::apply();
 
-    const llama_ubatch & ubatch = get_ubatch();
-    state->ubatch_pos.assign(ubatch.pos, ubatch.pos + ubatch.n_tokens);
-    return ok_local && ok_sync;
-}
+    llama_memory_context_ptr init_full() override { return std::make_unique<fed_context<Kind>>(*this); }
 
-bool llama_kv_cache_fed_context::is_sync(int32_t il) const {
-    return state && (size_t) il < state->layers.size() && state->layers[il].sync;
-}
-
-void llama_kv_cache_fed_context::set_sync_mask(ggml_tensor * kq_mask) const {
-    if (state) {
-        state->sync_mask = kq_mask;
+    llama_memory_context_ptr init_update(llama_context * lctx, bool optimize) override {
+        return std::make_unique<fed_context<Kind>>(base::init_update(lctx, optimize),
+                                                   sync->init_update(lctx, optimize));
     }
+
+    bool get_can_shift() const override { return base::get_can_shift() && sync->get_can_shift(); }
+
+    void clear(bool data) override {
+        base::clear(data);
+        sync->clear(data);
+        pos_floor = -1;
+    }
+
+    bool seq_rm(llama_seq_id seq_id, llama_pos p0, llama_pos p1) override {
+        const bool ok_local = base::seq_rm(seq_id, p0, p1);
+        const bool ok_sync  = sync->seq_rm(seq_id, p0, p1);
+        if (p1 < 0 || p1 > pos_floor) {
+            pos_floor = std::min(pos_floor, std::max(p0, 0) - 1);
+        }
+        return ok_local && ok_sync;
+    }
+
+    void seq_cp(llama_seq_id seq_id_src, llama_seq_id seq_id_dst, llama_pos p0, llama_pos p1) override {
+        base::seq_cp(seq_id_src, seq_id_dst, p0, p1);
+        sync->seq_cp(seq_id_src, seq_id_dst, p0, p1);
+    }
+
+    void seq_keep(llama_seq_id seq_id) override {
+        base::seq_keep(seq_id);
+        sync->seq_keep(seq_id);
+    }
+
+    void seq_add(llama_seq_id seq_id, llama_pos p0, llama_pos p1, llama_pos shift) override {
+        base::seq_add(seq_id, p0, p1, shift);
+        sync->seq_add(seq_id, p0, p1, shift);
+        pos_floor = -1; // the next own token is what the cells say from now on
+    }
+
+    void seq_div(llama_seq_id seq_id, llama_pos p0, llama_pos p1, int d) override {
+        base::seq_div(seq_id, p0, p1, d);
+        sync->seq_div(seq_id, p0, p1, d);
+        pos_floor = -1;
+    }
+
+    llama_pos seq_pos_min(llama_seq_id seq_id) const override {
+        const llama_pos local = base::seq_pos_min(seq_id);
+        const llama_pos both  = sync->seq_pos_min(seq_id);
+        return local < 0 ? both : both < 0 ? local : std::min(local, both);
+    }
+
+    llama_pos seq_pos_max(llama_seq_id seq_id) const override {
+        return std::max({ base::seq_pos_max(seq_id), sync->seq_pos_max(seq_id), pos_floor });
+    }
+
+    std::map<ggml_backend_buffer_type_t, size_t> memory_breakdown() const override {
+        std::map<ggml_backend_buffer_type_t, size_t> res = base::memory_breakdown();
+        for (const auto & [buft, size] : sync->memory_breakdown()) {
+            res[buft] += size;
+        }
+        return res;
+    }
+
+    void state_write(llama_io_write_i & io, llama_seq_id seq_id, llama_state_seq_flags flags) const override {
+        base::state_write(io, seq_id, flags);
+        sync->state_write(io, seq_id, flags);
+        io.write(&pos_floor, sizeof(pos_floor));
+    }
+
+    void state_read(llama_io_read_i & io, llama_seq_id seq_id, llama_state_seq_flags flags) override {
+        try {
+            base::state_read(io, seq_id, flags);
+            sync->state_read(io, seq_id, flags);
+            io.read(&pos_floor, sizeof(pos_floor));
+        } catch (...) {
+            // half a state is none: no part may keep what another one refused
+            clear(true);
+            throw;
+        }
+    }
+
+protected:
+    llama_pos pos_max() const override { return seq_pos_max(FED_SEQ); }
+
+private:
+    static bool prepare_parts(base & cache, const std::vector<llama_ubatch> & ubatches, slot_infos & out) {
+        for (llama_kv_cache * part : Kind::parts(cache)) {
+            out.push_back(part->prepare(ubatches));
+            if (out.back().empty()) {
+                return false;
+            }
+        }
+        return true;
+    }
+
+    std::unique_ptr<base> sync;
+};
+
+// A micro-batch in both caches.
+template <typename Kind> class fed_context : public Kind::context {
+    using base = typename Kind::context;
+
+public:
+    // error
+    explicit fed_context(llama_memory_status status) : base(status) {}
+
+    // full cache
+    explicit fed_context(fed_cache<Kind> & cache)
+        : base(&cache),
+          state(&cache.get_state()),
+          sync(std::make_unique<base>(&cache.get_sync())) {}
+
+    // pending shifts of both caches
+    fed_context(llama_memory_context_ptr local, llama_memory_context_ptr remote)
+        : base(llama_memory_status_combine(local->get_status(), remote->get_status())),
+          update_local(std::move(local)),
+          update_sync(std::move(remote)) {}
+
+    // batch
+    fed_context(fed_cache<Kind> & cache, slot_infos local, slot_infos remote, std::vector<llama_ubatch> ubatches)
+        : fed_context(cache, std::move(local), std::move(remote), std::move(ubatches),
+                      std::make_index_sequence<Kind::n_parts>()) {}
+
+    bool next() override {
+        sync->next();
+        return base::next();
+    }
+
+    bool apply() override {
+        if (update_local) {
+            bool ok = true;
+            for (llama_memory_context_i * update : { update_local.get(), update_sync.get() }) {
+                ok = (update->get_status() == LLAMA_MEMORY_STATUS_NO_UPDATE || update->apply()) && ok;
+            }
+            return ok;
+        }
+        const bool ok_sync  = sync->apply();
+        const bool ok_local = base::apply();
+
+        const llama_ubatch & ubatch = this->get_ubatch();
+        state->ubatch_pos.assign(ubatch.pos, ubatch.pos + ubatch.n_tokens);
+        return ok_local && ok_sync;
+    }
+
+    const base * get_sync() const override { return sync.get(); }
+
+    bool is_sync(int32_t il) const override {
+        return state && (size_t) il < state->layers.size() && state->layers[il].sync;
+    }
+
+    void set_sync_masks(ggml_tensor * kq_mask, ggml_tensor * kq_mask_swa) const override {
+        if (state) {
+            state->sync_masks[0] = kq_mask;
+            state->sync_masks[1] = kq_mask_swa;
+        }
+    }
+
+private:
+    template <size_t... I>
+    fed_context(fed_cache<Kind> & cache, slot_infos local, slot_infos remote, std::vector<llama_ubatch> ubatches,
+                std::index_sequence<I...>)
+        : base(&cache, std::move(local[I])..., ubatches),
+          state(&cache.get_state()),
+          sync(std::make_unique<base>(&cache.get_sync(), std::move(remote[I])..., ubatches)) {}
+
+    llama_fed_state *        state = nullptr;
+    std::unique_ptr<base>    sync;
+    llama_memory_context_ptr update_local;
+    llama_memory_context_ptr update_sync;
+};
+
+} // namespace
+
+llama_memory_i * llama_kv_cache_fed_create(const llama_model & model, const llama_memory_params & params,
+                                           const llama_cparams &                   cparams,
+                                           const llama_memory_i::layer_filter_cb & filter,
+                                           const llama_memory_i::layer_reuse_cb &  reuse) {
+    const llama_fed_params * fed = llama_fed_creating.params;
+    if (!fed || reuse) {
+        return nullptr;
+    }
+    const auto layers = [&](bool sync) -> llama_memory_i::layer_filter_cb {
+        return [&filter, fed, sync](int32_t il) {
+            const bool is_sync = (size_t) il < fed->n_layers && fed->sync_layers[il];
+            return is_sync == sync && (!filter || filter(il));
+        };
+    };
+    const llama_hparams & hparams = model.hparams;
+
+    if (hparams.swa_type == LLAMA_SWA_TYPE_NONE) {
+        auto sync = std::make_unique<llama_kv_cache>(model, hparams, params.type_k, params.type_v, !cparams.flash_attn,
+                                                     cparams.offload_kqv, cparams.kv_unified, fed->n_cells_sync,
+                                                     cparams.n_seq_max, 1, hparams.n_swa, hparams.swa_type, nullptr,
+                                                     layers(true), nullptr, nullptr);
+        return new fed_cache<plain>(model, std::move(sync), model, hparams, params.type_k, params.type_v,
+                                    !cparams.flash_attn, cparams.offload_kqv, cparams.kv_unified, fed->n_cells_local,
+                                    cparams.n_seq_max, 1, hparams.n_swa, hparams.swa_type, nullptr, layers(false),
+                                    nullptr, nullptr);
+    }
+    // the window's cache at full size: remote rows come in any order and must not push each other out
+    auto sync = std::make_unique<llama_kv_cache_iswa>(model, params.type_k, params.type_v, !cparams.flash_attn,
+                                                      cparams.offload_kqv, /* swa_full */ true, cparams.kv_unified,
+                                                      fed->n_cells_sync, cparams.n_seq_max, cparams.n_ubatch, 1,
+                                                      nullptr, layers(true), nullptr, nullptr);
+    return new fed_cache<windowed>(model, std::move(sync), model, params.type_k, params.type_v, !cparams.flash_attn,
+                                   cparams.offload_kqv, /* swa_full */ true, cparams.kv_unified, fed->n_cells_local,
+                                   cparams.n_seq_max, cparams.n_ubatch, 1, nullptr, layers(false), nullptr, nullptr);
 }

@@ -1,7 +1,9 @@
-// The memory of a federated context: a cache for local layers that owns a second one for sync layers.
+// The memory of a federated context: a cache for local layers that owns a second one for sync layers. Either is a plain
+// cache, or a pair of caches where some layers attend to a sliding window.
 #pragma once
 
 #include "llama-fed.h"
+#include "llama-kv-cache-iswa.h"
 #include "llama-kv-cache.h"
 
 #include <memory>
@@ -37,10 +39,11 @@ struct llama_fed_rope {
 
 // One layer's storage and the cache that it is in.
 struct llama_fed_layer {
-    ggml_tensor *  k    = nullptr; // [n_embd_k, n_cells]
-    ggml_tensor *  v    = nullptr; // [n_embd_v, n_cells]
-    bool           sync = false;
-    llama_fed_rope rope;
+    ggml_tensor *    k     = nullptr; // [n_embd_k, n_cells]
+    ggml_tensor *    v     = nullptr; // [n_embd_v, n_cells]
+    llama_kv_cache * cache = nullptr;
+    bool             sync  = false;
+    llama_fed_rope   rope;
 };
 
 // State shared by the cache, its batch contexts and the eval callback. Owned by the cache.
@@ -54,8 +57,8 @@ struct llama_fed_state {
     std::vector<uint8_t> hook_layers;
 
     bool                   in_hook = false;
-    std::vector<llama_pos> ubatch_pos;          // of the micro-batch being evaluated
-    ggml_tensor *          sync_mask = nullptr; // [n_cells, n_tokens] f16, of the same
+    std::vector<llama_pos> ubatch_pos;         // of the micro-batch being evaluated
+    ggml_tensor *          sync_masks[2] = {}; // [n_cells, n_tokens] f16, of the same, for each of the sync caches
 
     std::vector<uint8_t> raw;  // f16 rows between cache and wire
     std::vector<float>   rows; // f32 rows between f16 and wire type
@@ -63,89 +66,41 @@ struct llama_fed_state {
     std::shared_ptr<ggml_backend> cpu; // rotates K rows
 };
 
-class llama_kv_cache_fed : public llama_kv_cache {
+// What the C API sees of a federated memory, whatever caches it is made of.
+class llama_fed_caches {
 public:
-    // Returns nullptr unless a federated context is being created on this thread.
-    static llama_memory_i * create(const llama_model & model, const llama_memory_params & params,
-                                   const llama_cparams & cparams, const layer_filter_cb & filter);
-
-    llama_kv_cache_fed(const llama_model & model, const llama_memory_params & params, const llama_cparams & cparams,
-                       const layer_filter_cb & filter, const llama_fed_params & fed);
-
-    llama_memory_context_ptr init_batch(llama_batch_allocr & balloc, uint32_t n_ubatch, bool embd_all) override;
-    llama_memory_context_ptr init_full() override;
-    llama_memory_context_ptr init_update(llama_context * lctx, bool optimize) override;
-
-    bool get_can_shift() const override;
-
-    void clear(bool data) override;
-
-    bool seq_rm(llama_seq_id seq_id, llama_pos p0, llama_pos p1) override;
-    void seq_cp(llama_seq_id seq_id_src, llama_seq_id seq_id_dst, llama_pos p0, llama_pos p1) override;
-    void seq_keep(llama_seq_id seq_id) override;
-    void seq_add(llama_seq_id seq_id, llama_pos p0, llama_pos p1, llama_pos shift) override;
-    void seq_div(llama_seq_id seq_id, llama_pos p0, llama_pos p1, int d) override;
-
-    llama_pos seq_pos_min(llama_seq_id seq_id) const override;
-    llama_pos seq_pos_max(llama_seq_id seq_id) const override;
-
-    std::map<ggml_backend_buffer_type_t, size_t> memory_breakdown() const override;
-
-    void state_write(llama_io_write_i & io, llama_seq_id seq_id, llama_state_seq_flags flags) const override;
-    void state_read(llama_io_read_i & io, llama_seq_id seq_id, llama_state_seq_flags flags) override;
-
-    // federated API
+    virtual ~llama_fed_caches() = default;
 
     int32_t reserve(const llama_pos * pos, size_t n);
     int32_t release(const llama_pos * pos, size_t n);
-    void    set_next_pos(llama_pos pos) { pos_floor = pos - 1; }
+    int32_t set_next_pos(llama_pos pos);
+    int32_t mask(const llama_pos * pos, size_t n);
 
-    // cells of pos[0..n) in the cache of the local (sync = false) or sync layers
-    int32_t find_cells(bool sync, const llama_pos * pos, size_t n, std::vector<uint32_t> & cells) const;
-    // zeroes rows at every sync layer
-    void    erase(const std::vector<uint32_t> & cells);
-    // forgets positions in the sync cache, leaving the rows
-    void    forget(const llama_pos * pos, size_t n);
+    // cells of pos[0..n) in one cache
+    static int32_t find_cells(const llama_kv_cache & cache, const llama_pos * pos, size_t n,
+                              std::vector<uint32_t> & cells);
 
-    llama_kv_cache *  get_sync() const { return sync.get(); }
     llama_fed_state & get_state() const { return *state; }
     void              get_memory(llama_fed_memory & out) const;
 
-private:
-    std::unique_ptr<llama_kv_cache>  sync;
-    std::unique_ptr<llama_fed_state> state;
+protected:
+    // takes the state over from the context being created and finds the layers' storage
+    void adopt(const llama_model & model, std::vector<llama_kv_cache *> local, std::vector<llama_kv_cache *> sync);
 
     // the highest position that others are promised; own tokens come after it
     llama_pos pos_floor = -1;
-};
 
-class llama_kv_cache_fed_context : public llama_kv_cache_context {
-public:
-    // error or nothing to do
-    llama_kv_cache_fed_context(llama_memory_status status);
-
-    // full cache
-    llama_kv_cache_fed_context(llama_kv_cache_fed * kv);
-
-    // pending shifts of both caches
-    llama_kv_cache_fed_context(llama_memory_context_ptr update_local, llama_memory_context_ptr update_sync);
-
-    // batch
-    llama_kv_cache_fed_context(llama_kv_cache_fed * kv, slot_info_vec_t sinfos_local, slot_info_vec_t sinfos_sync,
-                               std::vector<llama_ubatch> ubatches);
-
-    bool next() override;
-    bool apply() override;
-
-    const llama_kv_cache_context * get_sync() const override { return sync.get(); }
-    bool                           is_sync(int32_t il) const override;
-    void                           set_sync_mask(ggml_tensor * kq_mask) const override;
+    virtual llama_pos pos_max() const = 0;
 
 private:
-    llama_fed_state *                       state = nullptr;
-    std::unique_ptr<llama_kv_cache_context> sync;
-    llama_memory_context_ptr                update_local;
-    llama_memory_context_ptr                update_sync;
+    // zeroes rows pos[0..n) at every sync layer
+    void erase(const llama_pos * pos, size_t n);
+    // forgets positions in the sync caches, leaving the rows
+    void forget(const llama_pos * pos, size_t n);
+
+    std::unique_ptr<llama_fed_state> state;
+    std::vector<llama_kv_cache *>    parts_local;
+    std::vector<llama_kv_cache *>    parts_sync;
 };
 
 // Runs a body of the C API: no exception leaves it.
@@ -157,16 +112,23 @@ template <typename F> int32_t llama_fed_guard(F body) {
     }
 }
 
-// The federated cache of a context, or nullptr.
-llama_kv_cache_fed * llama_fed_cache(const llama_context * ctx);
+// The federated memory of a context, or nullptr.
+llama_fed_caches * llama_fed_cache(const llama_context * ctx);
 
-// What llama_fed_init hands to llama_kv_cache_fed::create, which llama.cpp calls in between.
+// What llama_fed_init hands to llama_kv_cache_fed_create, which llama.cpp calls in between.
 struct llama_fed_pending {
     const llama_fed_params * params = nullptr;
     llama_fed_state *        state  = nullptr; // the eval callback's user data, taken over by the cache
 };
 
 extern thread_local llama_fed_pending llama_fed_creating;
+
+// Called by llama_model::create_memory. Returns nullptr unless a federated context is being created on this thread and
+// the model's layers have rows of their own.
+llama_memory_i * llama_kv_cache_fed_create(const llama_model & model, const llama_memory_params & params,
+                                           const llama_cparams &                   cparams,
+                                           const llama_memory_i::layer_filter_cb & filter,
+                                           const llama_memory_i::layer_reuse_cb &  reuse);
 
 // ggml_backend_sched_eval_callback; user_data is a llama_fed_state.
 bool llama_fed_eval(ggml_tensor * t, bool ask, void * user_data);
