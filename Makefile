@@ -50,9 +50,13 @@ build: lib ## bin/fedattn
 model: tools ## the model of the demo and the tests, 98 MB, into models/
 	@models/fetch.sh >/dev/null
 
+.PHONY: models
+models: model ## the same, and for the tests one with sliding windows, 253 MB
+	@models/fetch.sh window.env >/dev/null
+
 ##@ Test
 .PHONY: test
-test: lib model patch-check ## Go, cgo and real-model tests, then the same without cgo
+test: lib models patch-check ## Go, cgo and real-model tests, then the same without cgo
 	@echo 'go vet'
 	@go vet ./...
 	@echo 'go test'
