@@ -22,8 +22,8 @@ func TestSessionsEqualTheOracle(t *testing.T) {
 	for _, spec := range specs("gather", "contributors=none;publisher=2-", "contributors=none;publisher=1,4", "none",
 		"lockstep", "H=2", "contributors=0-2;publisher=all", "contributors=2-;publisher=2-", "contributors=all;publisher=none",
 		"contributors=5;publisher=0") {
-		for _, types := range []fedkv.WireTypes{f16, lossy, {K: fedkv.Q5_1, V: fedkv.Q4_1}} {
-			for _, cast := range casts {
+		for i, types := range []fedkv.WireTypes{lossy, f16, {K: fedkv.Q5_1, V: fedkv.Q4_1}} {
+			for _, cast := range casts[min(i, 1) : len(casts)-min(i, 1)] {
 				play(t, fmt.Sprintf("%s,%v,%v", spec, types, cast), func(t *testing.T) {
 					s := newStage(t, spec, types, cast...)
 					s.open()

@@ -58,7 +58,7 @@ var moments = []moment{
 		}
 		for _, other := range s.hosts { // nobody commits before
 			if other != h {
-				other.config.Source = late{other.config.Source}
+				other.config.Source = tardy{other.config.Source, time.Second}
 			}
 		}
 	}},
@@ -123,11 +123,14 @@ var moments = []moment{
 	{"in the answer", "", func(s *stage, _ *host, die func()) { s.decoding = die }},
 }
 
-// late is a Source that takes a second.
-type late struct{ node.Source }
+// tardy is a Source that takes its time.
+type tardy struct {
+	node.Source
+	takes time.Duration
+}
 
-func (l late) Segment(ctx context.Context, plan fedkv.Plan) ([]fedkv.Token, error) {
-	time.Sleep(time.Second)
+func (l tardy) Segment(ctx context.Context, plan fedkv.Plan) ([]fedkv.Token, error) {
+	time.Sleep(l.takes)
 	return l.Source.Segment(ctx, plan)
 }
 

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -41,8 +42,11 @@ type Engine struct {
 
 var _ node.Engine = (*Engine)(nil)
 
+// small is the model of all engines: its weights are never written.
+var small = sync.OnceValue(func() *fedkvtest.Tiny { return fedkvtest.NewTiny(fedkvtest.Small()) })
+
 // NewEngine is an engine of the small Tiny: 6 layers, rows that suit every wire type.
-func NewEngine() *Engine { return &Engine{Model: fedkvtest.NewTiny(fedkvtest.Small())} }
+func NewEngine() *Engine { return &Engine{Model: small()} }
 
 // Open caches, those of OpenPlain included.
 func (e *Engine) OpenCaches() int { return int(e.open.Load()) }
