@@ -563,7 +563,7 @@ func (p *Publisher) out(origin int, code Code, text string, tell bool) {
 	case p.cfg.RequireAll:
 		p.fail(m.err())
 	case live < p.cfg.MinPeers:
-		p.fail(Errorf(code, "%d contributors are left of the %d that are needed: %v", live, p.cfg.MinPeers, m))
+		p.fail(Errorf(code, "%d of the %d contributors that are needed are left: %v", live, p.cfg.MinPeers, m))
 	}
 }
 

@@ -126,7 +126,11 @@ type Missing struct {
 
 // String is one line for the user.
 func (m Missing) String() string {
-	s := fmt.Sprintf("%s (contributor %d) is missing since %s", m.Name, m.Origin, m.Phase)
+	who := fmt.Sprintf("contributor %d", m.Origin)
+	if m.Name != "" {
+		who = fmt.Sprintf("%s (%s)", m.Name, who)
+	}
+	s := fmt.Sprintf("%s is missing since %s", who, m.Phase)
 	if m.Layer >= 0 {
 		s += fmt.Sprintf(", layer %d", m.Layer)
 	}

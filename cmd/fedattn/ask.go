@@ -238,12 +238,17 @@ func prepare(c *cli.Context, r request, engine *llama.Engine) (q node.Question, 
 	if err != nil {
 		return q, err
 	}
+	if schedules.Regime() == fedkv.Lockstep && len(r.docs) > 0 && len(r.addresses) > 0 {
+		return q, usagef("--doc with --schedule %s: in lockstep the peers would have to reach this device's own documents; "+
+			"use gather, or start a node for them", c.String("schedule"))
+	}
 	q = node.Question{
 		Engine: engine, Self: self(engine, deviceName(c), fedkv.RolePublisher), ID: string(r.identity.ID()),
 		Prefix: frame.Prefix, Own: append(text, frame.Suffix...), Answer: c.Int("predict"),
 		Schedules: schedules, Types: r.types, Positions: positions, MaxContext: most,
 		SetupBy: c.Duration("setup-timeout"), GatherBy: c.Duration("setup-timeout") + c.Duration("timeout"),
-		RequireAll: c.Bool("require-all"), MaxStaging: memoryShare(), Log: newLogger(c, c.Bool("verbose")),
+		// the endpoint counts memory, which comes in powers of two: half of it is sure to be enough for the rows
+		RequireAll: c.Bool("require-all"), MaxStaging: memoryShare() / 2, Log: newLogger(c, c.Bool("verbose")),
 	}
 	if len(q.Prefix) > fedkv.MaxPrefix {
 		return q, fmt.Errorf("the system prompt has %d tokens with the chat template, %d are allowed: shorten --system", len(q.Prefix), fedkv.MaxPrefix)
@@ -361,7 +366,7 @@ func network(c *cli.Context, r request, wire *wireRecord) (contacts []node.Conta
 	for _, a := range r.addresses {
 		to := node.Address{ID: string(a.ID), HostPort: a.HostPort}
 		contacts = append(contacts, node.Contact{Dial: func(ctx context.Context) (node.Link, error) {
-			return wire.tap(peers{endpoint}.Dial(ctx, to))
+			return wire.tap(peers{Endpoint: endpoint}.Dial(ctx, to))
 		}})
 	}
 	return contacts, func() { _ = endpoint.Close() }, nil

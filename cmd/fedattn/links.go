@@ -9,12 +9,22 @@ import (
 )
 
 // peers is a transport endpoint as package node sees it.
-type peers struct{ *transport.Endpoint }
+type peers struct {
+	*transport.Endpoint
+	// allow is the owner's word about devices that this one dials, nil for all. A contributor sends rows to devices that
+	// a publisher names, and those are not always the owner's choice.
+	allow func(transport.ID) error
+}
 
 func (p peers) Dial(ctx context.Context, to node.Address) (node.Link, error) {
 	id, err := transport.ParseID(to.ID)
 	if err != nil {
 		return nil, err
+	}
+	if p.allow != nil {
+		if err := p.allow(id); err != nil {
+			return nil, err
+		}
 	}
 	peer, err := p.Endpoint.Dial(ctx, transport.PeerAddress{ID: id, HostPort: to.HostPort})
 	if err != nil {

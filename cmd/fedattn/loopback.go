@@ -31,7 +31,7 @@ func loopback(n int) (devices []lab.Device, closeAll func(), err error) {
 		endpoints = append(endpoints, e)
 		devices = append(devices, lab.Device{
 			Address: node.Address{ID: string(identity.ID()), HostPort: e.Addr().String()},
-			Peers:   peers{e},
+			Peers:   peers{Endpoint: e},
 		})
 	}
 	return devices, closeAll, nil

@@ -118,7 +118,7 @@ func runNode(c *cli.Context) error {
 	// in one piece: whoever reads the first line only (`head -n 1`) does not end the node with the second
 	fmt.Fprint(c.App.Writer, lines.String())
 	contributor := node.NewContributor(node.ContributorConfig{
-		Engine: engine, Peers: peers{endpoint}, Self: self(engine, deviceName(c), fedkv.RoleContributor),
+		Engine: engine, Peers: peers{endpoint, allow}, Self: self(engine, deviceName(c), fedkv.RoleContributor),
 		ID: string(identity.ID()), Source: source, MaxTokens: c.Int("max-tokens"), MaxContext: most,
 		MinLayer: c.Int("min-layer"), Sessions: c.Int("max-sessions"), Log: log,
 	})
