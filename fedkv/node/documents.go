@@ -35,7 +35,7 @@ func (d *Documents) Tokens() int { return len(d.tokens) }
 // Segment gives the whole text, or says how much too long it is.
 func (d *Documents) Segment(_ context.Context, plan fedkv.Plan) ([]fedkv.Token, error) {
 	if len(d.tokens) > plan.MaxTokens {
-		return nil, fedkv.Errorf(fedkv.CodeTooLong, "this device's documents have %d tokens and %d fit", len(d.tokens), plan.MaxTokens)
+		return nil, fedkv.Errorf(fedkv.CodeTooLong, "this device's documents have %d tokens and %d fit; share fewer of them, or ask with a larger --context", len(d.tokens), plan.MaxTokens)
 	}
 	return d.tokens, nil
 }
