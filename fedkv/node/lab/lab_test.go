@@ -1,0 +1,331 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/rs/zerolog"
+	"go.uber.org/goleak"
+	"pgregory.net/rapid"
+
+	"fedattn/fedkv"
+	"fedattn/fedkv/node"
+	"fedattn/fedkv/node/nodetest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var _ Engine = (*nodetest.Engine)(nil)
+
+func stream(n int) []fedkv.Token {
+	tokens := make([]fedkv.Token, n)
+	for i := range tokens {
+		tokens[i] = fedkv.Token((i*i*7 + i*5 + 3) % 61)
+	}
+	return tokens
+}
+
+// A cut loses nothing, repeats nothing and leaves nobody empty.
+func TestCutKeepsTheText(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		participants := rapid.IntRange(1, 64).Draw(t, "participants")
+		prefix := rapid.IntRange(0, 40).Draw(t, "prefix")
+		own := rapid.IntRange(1, 40).Draw(t, "own")
+		total := prefix + own
+		if participants > 1 {
+			total += rapid.IntRange(participants-1, 500).Draw(t, "others")
+		}
+		text := stream(total + rapid.IntRange(0, 10).Draw(t, "more"))
+		p, err := Cut(text, total, prefix, own, participants)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := slices.Concat(append([][]fedkv.Token{p.Prefix}, p.Segments...)...); !slices.Equal(got, text[:total]) {
+			t.Fatalf("%v became %v", text[:total], got)
+		}
+		if len(p.Prefix) != prefix || len(p.Segments) != participants || len(p.Own()) != own || p.Tokens() != total {
+			t.Fatalf("%d prefix tokens, %d segments, %d own tokens, %d in all", len(p.Prefix), len(p.Segments), len(p.Own()), p.Tokens())
+		}
+		for i, s := range p.Segments[:participants-1] {
+			even := (total - prefix - own) / (participants - 1)
+			if len(s) < 1 || i < participants-2 && len(s) != even || i == participants-2 && len(s)-even > participants-2 {
+				t.Fatalf("segment %d of %d has %d tokens, the even share is %d", i, participants, len(s), even)
+			}
+		}
+	})
+}
+
+func TestCutsThatAreImpossible(t *testing.T) {
+	for _, c := range []struct {
+		tokens, total, prefix, own, participants int
+		text                                     string
+	}{
+		{100, 100, 10, 10, 0, "1 to 64"},
+		{1000, 1000, 10, 10, 65, "1 to 64"},
+		{100, 100, -1, 10, 2, "at least one"},
+		{100, 100, 10, 0, 2, "at least one"},
+		{99, 100, 10, 10, 2, "99 tokens"},
+		{100, 100, 10, 10, 1, "are not 100"},
+		{100, 22, 10, 10, 4, "none for some"},
+		{100, 15, 10, 10, 2, "none for some"},
+	} {
+		_, err := Cut(stream(c.tokens), c.total, c.prefix, c.own, c.participants)
+		if err == nil || !strings.Contains(err.Error(), c.text) {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+}
+
+// prompt has a stretch of the text for each participant.
+func prompt(t *testing.T, participants int) Prompt {
+	t.Helper()
+	n := 3 + 4 + 7*(participants-1)
+	p, err := Cut(stream(n), n, 3, 4, participants)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func newBench() Bench {
+	e := nodetest.NewEngine()
+	return Bench{Engine: e, Network: Memory, Self: e.Hello("lab", fedkv.RolePublisher), Log: zerolog.Nop()}
+}
+
+// Sums are in the order of positions, so micro-batches make no difference to this engine.
+func TestCentralisedIsOneProcess(t *testing.T) {
+	b, p := newBench(), prompt(t, 3)
+	same, err := Centralised(t.Context(), b.Engine, p, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, err := Centralised(t.Context(), b.Engine, p, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := nodetest.Oracle{
+		Engine: b.Engine.(*nodetest.Engine), Segments: [][]fedkv.Token{slices.Concat(append([][]fedkv.Token{p.Prefix}, p.Segments...)...)},
+		Schedules: mustSchedules(t, "gather"), Types: fedkv.WireTypes{K: fedkv.F16, V: fedkv.F16},
+	}.Logits()
+	want := slices.Concat(whole[len(whole)-len(p.Own()):]...)
+	if !slices.Equal(same, want) || !slices.Equal(one, want) {
+		t.Error("differs")
+	}
+}
+
+func mustSchedules(t *testing.T, spec string) fedkv.Schedules {
+	t.Helper()
+	s, err := fedkv.ParseSchedules(spec, 6)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestCentralisedMayBeStopped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := nodetest.NewEngine()
+		e.LayerTime = time.Minute
+		ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
+		defer cancel()
+		if _, err := Centralised(ctx, e, prompt(t, 2), true); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("it returns %v", err)
+		}
+		if e.OpenCaches() != 0 {
+			t.Error("it leaves its cache behind")
+		}
+	})
+}
+
+// Every case is the session that it says, bit for bit.
+func TestRunIsTheOracles(t *testing.T) {
+	for _, c := range []Case{
+		{Contributors: "none", Publisher: "all", WireK: "q8_0", WireV: "q4_0", Positions: "canonical"},
+		{Contributors: "none", Publisher: "2-", WireK: "f16", WireV: "f16", Positions: "inplace"},
+		{Contributors: "all", Publisher: "all", WireK: "q8_0", WireV: "q4_0", Positions: "inplace"},
+		{Contributors: "H=2", Publisher: "H=3", WireK: "q5_1", WireV: "q4_1", Positions: "inplace"},
+		{Contributors: "none", Publisher: "none", WireK: "f16", WireV: "f16", Positions: "canonical"},
+	} {
+		for _, participants := range []int{1, 2, 4} {
+			b, p := newBench(), prompt(t, participants)
+			setting, err := c.Setting(6, zerolog.Nop())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, setting.MicroBatch = range []int{0, 2} {
+				result, err := Run(t.Context(), b.Engine, Memory, b.Self, p, setting)
+				if err != nil {
+					t.Fatalf("%+v: %v", c, err)
+				}
+				want := nodetest.Oracle{
+					Engine: b.Engine.(*nodetest.Engine), Prefix: p.Prefix, Segments: p.Segments, Schedules: setting.Schedules,
+					Types: setting.Types, Positions: setting.Positions,
+				}.Logits()
+				if !slices.Equal(result.Logits, slices.Concat(want...)) {
+					t.Errorf("%d participants, %+v, micro-batches of %d: differs", participants, c, setting.MicroBatch)
+				}
+				if result.Report.Present() != participants-1 {
+					t.Errorf("%d contributors are there", result.Report.Present())
+				}
+			}
+			if n := b.Engine.(*nodetest.Engine).OpenCaches(); n != 0 {
+				t.Errorf("%d caches are left behind", n)
+			}
+		}
+	}
+}
+
+func TestMeasure(t *testing.T) {
+	b, p := newBench(), prompt(t, 3)
+	base, err := Centralised(t.Context(), b.Engine, p, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	exact, err := b.Measure(t.Context(), Case{Participants: 3, Contributors: "all", Publisher: "all", WireK: "f16", WireV: "f16", Positions: "inplace"}, p, base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if exact.KLDMean != 0 || exact.MaxAbsLogitDiff != 0 || exact.SameTop != 1 || exact.PPL != exact.PPLBase {
+		t.Errorf("lossless: %+v", exact)
+	}
+	line, err := b.Measure(t.Context(), Default(3), p, base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const layers, row = 6, 64/32*34 + 64/32*18
+	if line.KLDMean <= 0 || line.MaxAbsLogitDiff <= 0 || line.Tokens != 21 || line.PublisherTokens != 4 || line.PrefixTokens != 3 ||
+		line.KVBytes != 14*layers*row || line.KVBytesPerToken != layers*row {
+		t.Errorf("default: %+v", line)
+	}
+}
+
+func TestCasesThatAreImpossible(t *testing.T) {
+	b, p := newBench(), prompt(t, 2)
+	for _, change := range []func(*Case){
+		func(c *Case) { c.Contributors = "7" },
+		func(c *Case) { c.WireK = "q9" },
+		func(c *Case) { c.Positions = "somewhere" },
+		func(c *Case) { c.Contributors = "all" }, // canonical lockstep
+	} {
+		c := Default(2)
+		change(&c)
+		if _, err := b.Measure(t.Context(), c, p, nil); err == nil {
+			t.Errorf("%+v is measured", c)
+		}
+	}
+}
+
+func TestDeviation(t *testing.T) {
+	for _, c := range []struct{ kl, reference, want float64 }{
+		{0.11, 0.1, 0.1}, {0.05, 0.1, -0.5}, {0, 0, 0}, {0.1, 0, math.Inf(1)},
+	} {
+		if got := (Line{KLDMean: c.kl}).Deviation(c.reference); math.Abs(got-c.want) > 1e-9 && got != c.want {
+			t.Errorf("%+v: %v", c, got)
+		}
+	}
+}
+
+func TestVerifyTellsFourThings(t *testing.T) {
+	for _, participants := range []int{1, 2, 4} {
+		var names []string
+		err := newBench().Verify(t.Context(), prompt(t, participants), func(c Check) {
+			names = append(names, c.Name)
+			if !c.Passed() {
+				t.Errorf("%d participants: %s fails", participants, c.Name)
+			}
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		if want := []string{"lockstep-h1-f16", "gather-h1-f16", "default-over-network", "default"}; !slices.Equal(names, want) {
+			t.Errorf("it tells %v", names)
+		}
+	}
+}
+
+// bent is a network that changes a bit of every block: the smallest mistake that a transport could make.
+func bent(n int) ([]Device, func(), error) {
+	devices, closeAll, err := Memory(n)
+	for i := range devices {
+		devices[i].Peers = nodetest.Through(devices[i].Peers, func(l node.Link) node.Link {
+			return &nodetest.Watched{Link: l, Rows: func(_ fedkv.BlockHeader, rows []byte) []byte {
+				rows = slices.Clone(rows)
+				rows[len(rows)-3] ^= 1
+				return rows
+			}}
+		})
+	}
+	return devices, closeAll, err
+}
+
+func TestVerifyCatchesOneBit(t *testing.T) {
+	b := newBench()
+	b.Network = bent
+	var failed []string
+	err := b.Verify(t.Context(), prompt(t, 3), func(c Check) {
+		if !c.Passed() {
+			failed = append(failed, c.Name)
+		}
+	})
+	if want := []string{"lockstep-h1-f16", "default-over-network"}; !slices.Equal(failed, want) {
+		t.Errorf("it catches %v", failed)
+	}
+	if err == nil || !strings.Contains(err.Error(), "lockstep-h1-f16") {
+		t.Errorf("it returns %v", err)
+	}
+}
+
+// A measurement without somebody would be a measurement of something else.
+func TestRunFailsIfAnybodyIsMissing(t *testing.T) {
+	broken := func(n int) ([]Device, func(), error) {
+		devices, closeAll, err := Memory(n)
+		devices[0].Peers = nodetest.Through(devices[0].Peers, func(l node.Link) node.Link {
+			return &nodetest.Watched{Link: l, BeforeBlock: func(fedkv.BlockHeader) { _ = l.Close(fedkv.CodeLost, "the connection broke") }}
+		})
+		return devices, closeAll, err
+	}
+	for _, spec := range []string{"gather", "lockstep"} {
+		b := newBench()
+		s := Setting{
+			Schedules: mustSchedules(t, spec), Types: fedkv.WireTypes{K: fedkv.F16, V: fedkv.F16}, Positions: fedkv.InPlace,
+			Timeout: time.Minute,
+		}
+		_, err := Run(t.Context(), b.Engine, broken, b.Self, prompt(t, 3), s)
+		if err == nil || !strings.Contains(err.Error(), "participant-1") || !strings.Contains(err.Error(), "the connection broke") {
+			t.Errorf("%s: %v", spec, err)
+		}
+		if n := b.Engine.(*nodetest.Engine).OpenCaches(); n != 0 {
+			t.Errorf("%d caches are left behind", n)
+		}
+	}
+	failing := func(int) ([]Device, func(), error) { return nil, nil, errors.New("no socket") }
+	if _, err := Run(t.Context(), newBench().Engine, failing, fedkv.Hello{}, prompt(t, 2), Setting{}); err == nil || err.Error() != "no socket" {
+		t.Errorf("without a network: %v", err)
+	}
+}
+
+func TestRunMayBeStopped(t *testing.T) {
+	for _, after := range []time.Duration{time.Second, 200 * time.Second, 300 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench()
+			b.Engine.(*nodetest.Engine).LayerTime = 20 * time.Second
+			ctx, cancel := context.WithTimeout(t.Context(), after)
+			defer cancel()
+			s, err := Default(3).Setting(6, zerolog.Nop())
+			if err != nil {
+				t.Fatal(err)
+			}
+			started := time.Now()
+			_, err = Run(ctx, b.Engine, Memory, b.Self, prompt(t, 3), s)
+			if err == nil || time.Since(started) > after+2*time.Second {
+				t.Errorf("%v after %v", err, time.Since(started))
+			}
+		})
+	}
+}
