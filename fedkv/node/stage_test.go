@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -54,14 +55,19 @@ type stage struct {
 
 	dialledAs func(id string, l node.Link) node.Link // what the publisher gets for a link
 
+	held    atomic.Int64 // blocks that were received and not released
 	mu      sync.Mutex
 	dialled []node.Link
 	planned fedkv.SessionID
 }
 
+// hold counts blocks.
+func (s *stage) hold(n int) { s.held.Add(int64(n)) }
+
 // host is a contributor.
 type host struct {
 	id     string
+	stage  *stage
 	engine *nodetest.Engine
 	config node.ContributorConfig
 	watch  func(*nodetest.Watched) // of every link at this end
@@ -119,7 +125,7 @@ func (s tokens) Segment(_ context.Context, plan fedkv.Plan) ([]fedkv.Token, erro
 }
 
 func (s *stage) newHost(i int) *host {
-	h := &host{id: fmt.Sprint("host", i), engine: nodetest.NewEngine(), served: make(chan struct{})}
+	h := &host{id: fmt.Sprint("host", i), stage: s, engine: nodetest.NewEngine(), served: make(chan struct{})}
 	h.config = node.ContributorConfig{
 		Engine: h.engine, Self: h.engine.Hello(h.id, fedkv.RoleContributor), ID: h.id, Source: tokens(s.segments[i]),
 		MaxContext: 1000, MicroBatch: 3, Log: s.log.logger(),
@@ -161,7 +167,7 @@ func (h *host) serve(peers node.Peers) {
 		if h.wrap != nil {
 			l = h.wrap(l)
 		}
-		w := &nodetest.Watched{Link: l}
+		w := &nodetest.Watched{Link: l, Held: h.stage.hold}
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		if h.watch != nil {
@@ -221,7 +227,7 @@ func (s *stage) contact(id string) node.Contact {
 		if s.dialledAs != nil {
 			l = s.dialledAs(id, l)
 		}
-		w := &nodetest.Watched{Link: l, BeforeSend: func(m fedkv.Message) {
+		w := &nodetest.Watched{Link: l, Held: s.hold, BeforeSend: func(m fedkv.Message) {
 			if plan, ok := m.(fedkv.Plan); ok {
 				s.mu.Lock()
 				defer s.mu.Unlock()
@@ -333,6 +339,9 @@ func (s *stage) close() {
 	}
 	if n := s.engine.OpenCaches(); n != 0 {
 		s.t.Errorf("the publisher leaves %d caches behind", n)
+	}
+	if n := s.held.Load(); n != 0 {
+		s.t.Errorf("%d blocks are held for ever, or released twice", n)
 	}
 }
 

@@ -44,6 +44,7 @@ type Watched struct {
 	AfterBlock    func(fedkv.BlockHeader)                     // of those sent
 	Rows          func(fedkv.BlockHeader, []byte) []byte      // what is sent instead
 	BetweenBlocks func(fedkv.BlockHeader)                     // of those received: after the header, before the rows
+	Held          func(blocks int)                            // 1 when a block is received, -1 when it is released
 	Blocks        func(fedkv.BlockHeader) []fedkv.BlockHeader // the headers that are sent instead, with the same rows
 }
 
@@ -101,6 +102,14 @@ func (w *Watched) AcceptBlock(ctx context.Context, check func(fedkv.BlockHeader)
 	})
 	if err == nil && w.Link.Err() != nil && w.BetweenBlocks != nil {
 		return h, node.Rows{}, w.Link.Err() // the rows did not come any more
+	}
+	if err == nil && w.Held != nil {
+		w.Held(1)
+		release := rows.Release
+		rows.Release = func() {
+			w.Held(-1)
+			release()
+		}
 	}
 	return h, rows, err
 }
