@@ -131,10 +131,12 @@ int32_t llama_fed_set_hook(llama_context * ctx, const uint8_t * layers, size_t n
             return LLAMA_FED_E_LAYER;
         }
     }
-    state.hook_layers.assign(layers, layers + n_layers);
-    state.hook_data = user_data;
-    state.hook      = hook;
-    return LLAMA_FED_OK;
+    return llama_fed_guard([&] {
+        state.hook_layers.assign(layers, layers + n_layers);
+        state.hook_data = user_data;
+        state.hook      = hook;
+        return LLAMA_FED_OK;
+    });
 }
 
 int32_t llama_fed_can_shift(const llama_context * ctx) {

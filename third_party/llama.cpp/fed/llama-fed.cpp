@@ -116,7 +116,10 @@ llama_context * llama_fed_init(llama_model * model, llama_context_params cparams
         return nullptr;
     }
 
-    llama_fed_state * state = new llama_fed_state();
+    llama_fed_state * state = new (std::nothrow) llama_fed_state();
+    if (!state) {
+        return fail(LLAMA_FED_E_MEMORY, llama_fed_strerror(LLAMA_FED_E_MEMORY), status, reason, reason_size);
+    }
 
     cparams.n_ctx             = params->n_cells_sync;
     cparams.n_seq_max         = 1;
