@@ -189,6 +189,46 @@ func TestAContributorMayStopAtAnyMoment(t *testing.T) {
 	}
 }
 
+// Whoever stops says so before its link ends.
+func TestLastMessagesLeave(t *testing.T) {
+	for _, side := range []string{"contributor", "publisher"} {
+		play(t, side, func(t *testing.T) {
+			s := newStage(t, "gather", lossy, 7, 3)
+			h := s.hosts[0]
+			h.engine.LayerTime = time.Minute
+			var told []fedkv.Abort
+			listen := func(w *nodetest.Watched) {
+				w.AfterReceive = func(m fedkv.Message) {
+					if a, ok := m.(fedkv.Abort); ok {
+						told = append(told, a)
+					}
+				}
+			}
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			if side == "contributor" {
+				s.receive = func(_ string, w *nodetest.Watched) { listen(w) }
+				time.AfterFunc(time.Second, func() { h.stop() })
+			} else {
+				h.watch = listen
+				time.AfterFunc(time.Second, cancel)
+			}
+			s.open()
+			session, err := node.Ask(ctx, s.question())
+			if err == nil {
+				err = session.Close()
+			}
+			if (side == "contributor") != (err == nil) {
+				t.Error(err)
+			}
+			s.close()
+			if len(told) != 1 || told[0].Code != fedkv.CodeCancelled || told[0].Text != "the "+side+" was stopped" {
+				t.Errorf("told: %+v", told)
+			}
+		})
+	}
+}
+
 // Reports may be read while the session goes on.
 func TestReportsMayBeReadAtAnyTime(t *testing.T) {
 	s := newStage(t, "gather", lossy, 7, 3)

@@ -9,6 +9,7 @@ import (
 
 	"fedattn/fedkv"
 	"fedattn/fedkv/node"
+	"fedattn/fedkv/node/nodetest"
 )
 
 // onlyMissing is the one participant whom a report has to name.
@@ -119,6 +120,7 @@ func TestASlowContributorIsWaitedFor(t *testing.T) {
 type stuck struct {
 	node.Link
 	send, accept, flush bool
+	late                time.Duration
 }
 
 func (l stuck) Send(ctx context.Context, m fedkv.Message) error {
@@ -135,6 +137,7 @@ func (l stuck) AcceptBlock(ctx context.Context, check func(fedkv.BlockHeader) er
 		<-ctx.Done()
 		return h, node.Rows{}, ctx.Err()
 	}
+	time.Sleep(l.late)
 	return h, rows, err
 }
 
@@ -163,6 +166,102 @@ func TestABlockThatNeverEndsIsGivenUp(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Rows that arrive when their sender has been given up are freed at once.
+func TestABlockThatComesTooLateIsFreed(t *testing.T) {
+	for _, spec := range specs("gather", "lockstep") {
+		play(t, spec, func(t *testing.T) {
+			s := newStage(t, spec, lossy, 4, 5, 3)
+			s.dialledAs = func(id string, l node.Link) node.Link {
+				if id != "host1" {
+					return l
+				}
+				return stuck{Link: l, late: gatherBy + time.Second}
+			}
+			s.open()
+			session, err := node.Ask(context.Background(), s.question())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if m := onlyMissing(t, &outcome{report: session.Report()}); m.Name != "host1" {
+				t.Errorf("%v", m)
+			}
+			time.Sleep(500 * time.Millisecond)
+			if n := s.held.Load(); n != 0 {
+				t.Errorf("%d blocks are held before", n)
+			}
+			time.Sleep(2 * time.Second)
+			if n := s.held.Load(); n != 0 {
+				t.Errorf("%d blocks are held after", n)
+			}
+			if err := session.Close(); err != nil {
+				t.Error(err)
+			}
+			s.close()
+		})
+	}
+}
+
+// So are those of somebody who is lost, when others are still waited for.
+func TestRowsOfTheLostAreFreed(t *testing.T) {
+	for _, spec := range specs("gather", "lockstep") {
+		play(t, spec, func(t *testing.T) {
+			s := newStage(t, spec, lossy, 4, 5, 3)
+			h := s.hosts[0]
+			h.watch = func(w *nodetest.Watched) {
+				w.AfterBlock = func(b fedkv.BlockHeader) {
+					if b.Layer == deathLayer {
+						arrive()
+						h.kill()
+					}
+				}
+			}
+			s.hosts[1].engine.LayerTime = time.Minute
+			s.open()
+			time.AfterFunc(10*time.Second, func() {
+				most := int64(0)
+				if spec == "lockstep" {
+					most = 2 * (deathLayer + 1) // layers that both receivers will still use
+				}
+				if n := s.held.Load(); n > most {
+					t.Errorf("%d blocks are held", n)
+				}
+			})
+			o := s.mustAsk()
+			s.close()
+			s.check(o)
+		})
+	}
+}
+
+// No row leaves a device after its session ended.
+func TestNoRowLeavesAfterTheEnd(t *testing.T) {
+	play(t, "", func(t *testing.T) {
+		s := newStage(t, "gather", lossy, 9, 3)
+		h := s.hosts[0]
+		// so that the end takes a second
+		h.wrap = func(l node.Link) node.Link { return stuck{Link: l, flush: true} }
+		s.dialledAs = func(_ string, l node.Link) node.Link { return stuck{Link: l, flush: true} }
+		const end = 950 * time.Millisecond
+		started := time.Now()
+		h.watch = func(w *nodetest.Watched) {
+			w.AfterBlock = func(fedkv.BlockHeader) { time.Sleep(100 * time.Millisecond) }
+			w.BeforeBlock = func(b fedkv.BlockHeader) {
+				if time.Since(started) > end+100*time.Millisecond {
+					t.Errorf("layer %d leaves at %v", b.Layer, time.Since(started))
+				}
+			}
+		}
+		s.open()
+		ctx, cancel := context.WithTimeout(context.Background(), end)
+		defer cancel()
+		if _, err := node.Ask(ctx, s.question()); err == nil {
+			t.Error("it was over before")
+		}
+		time.Sleep(2 * time.Second)
+		s.close()
+	})
 }
 
 func TestAMessageThatIsNotTakenLosesThePeer(t *testing.T) {

@@ -377,7 +377,11 @@ func (x *exchange) gone(list []fedkv.Missing, regime fedkv.Regime) {
 			from = 0
 		}
 		x.staged.dropFrom(m.Origin, from)
-		x.log.Warn().Str("peer", m.Name).Str("phase", string(m.Phase)).Int("layer", m.Layer).Msg(m.Text)
+		event := x.log.Warn()
+		if m.Code == fedkv.CodeCancelled { // what a person wanted is no failure
+			event = x.log.Info()
+		}
+		event.Str("peer", m.Name).Str("phase", string(m.Phase)).Int("layer", m.Layer).Msg(m.Text)
 	}
 }
 

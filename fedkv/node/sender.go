@@ -78,13 +78,15 @@ func (b *blockSender) run() {
 	x := b.s.x
 	for {
 		link, block, ok := b.next()
-		if !ok {
+		switch {
+		case x.live.Err() != nil:
+			return
+		case !ok:
 			select {
 			case <-b.wake:
-				continue
 			case <-x.live.Done():
-				return
 			}
+			continue
 		}
 		x.mu.Lock()
 		b.s.bytes += int64(block.header.Length)
