@@ -28,13 +28,10 @@ func TestWhateverHappensTheAnswerIsTheOracles(t *testing.T) {
 			list := specs("gather", "lockstep", "H=2", "contributors=none;publisher=1-4", "contributors=2-;publisher=all")
 			s := newStage(t, list[r.IntN(len(list))], lossy, lengths...)
 			for _, h := range s.hosts {
-				random := rand.New(rand.NewPCG(seed, r.Uint64()))
 				h.config.MicroBatch = 1 + r.IntN(4)
 				h.engine.LayerTime = time.Duration(r.IntN(300)) * time.Millisecond
 				h.config.Source = tardy{h.config.Source, time.Duration(r.IntN(3000)) * time.Millisecond}
-				h.wrap = func(l node.Link) node.Link {
-					return &nodetest.Scattered{Link: l, Random: random, Most: 2 * time.Second}
-				}
+				h.wrap = nodetest.Scatter(r.Uint64(), 2*time.Second)
 				switch r.IntN(6) {
 				case 0:
 					time.AfterFunc(time.Duration(r.IntN(15_000))*time.Millisecond, func() { h.kill() })

@@ -2,7 +2,6 @@ package node_test
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -145,9 +144,7 @@ func TestTheOrderOfArrivalDoesNotMatter(t *testing.T) {
 			play(t, fmt.Sprint(spec, seed), func(t *testing.T) {
 				s := newStage(t, spec, lossy, 7, 1, 10, 4)
 				for i, h := range s.hosts {
-					h.wrap = func(l node.Link) node.Link {
-						return &nodetest.Scattered{Link: l, Random: rand.New(rand.NewPCG(seed, uint64(i))), Most: time.Second}
-					}
+					h.wrap = nodetest.Scatter(100*seed+uint64(i), time.Second)
 				}
 				s.open()
 				o := s.mustAsk()

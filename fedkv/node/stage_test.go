@@ -73,6 +73,7 @@ type host struct {
 	watch  func(*nodetest.Watched) // of every link at this end
 	wrap   func(node.Link) node.Link
 
+	ctx    context.Context // of Serve
 	stop   context.CancelFunc
 	served chan struct{}
 
@@ -126,6 +127,7 @@ func (s tokens) Segment(_ context.Context, plan fedkv.Plan) ([]fedkv.Token, erro
 
 func (s *stage) newHost(i int) *host {
 	h := &host{id: fmt.Sprint("host", i), stage: s, engine: nodetest.NewEngine(), served: make(chan struct{})}
+	h.ctx, h.stop = context.WithCancel(context.Background())
 	h.config = node.ContributorConfig{
 		Engine: h.engine, Self: h.engine.Hello(h.id, fedkv.RoleContributor), ID: h.id, Source: tokens(s.segments[i]),
 		MaxContext: 1000, MicroBatch: 3, Log: s.log.logger(),
@@ -175,12 +177,10 @@ func (h *host) serve(peers node.Peers) {
 		}
 		return w
 	})
-	ctx, stop := context.WithCancel(context.Background())
-	h.stop = stop
 	c := node.NewContributor(h.config)
 	go func() {
 		defer close(h.served)
-		_ = c.Serve(ctx)
+		_ = c.Serve(h.ctx)
 	}()
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"fedattn/fedkv"
@@ -117,16 +118,24 @@ func (w *Watched) AcceptBlock(ctx context.Context, check func(fedkv.BlockHeader)
 // Scattered is a link whose blocks arrive late and in any order, as streams of their own do. Messages keep theirs.
 type Scattered struct {
 	node.Link
-	Random *rand.Rand
-	Most   time.Duration // how late, at most
+	most time.Duration // how late, at most
 
-	mu sync.Mutex
+	mu     sync.Mutex
+	random *rand.Rand
+}
+
+// Scatter wraps a host's links. Equal seeds give equal delays, link by link.
+func Scatter(seed uint64, most time.Duration) func(node.Link) node.Link {
+	var links atomic.Uint64
+	return func(l node.Link) node.Link {
+		return &Scattered{Link: l, most: most, random: rand.New(rand.NewPCG(seed, links.Add(1)))}
+	}
 }
 
 // SendBlock hands a block over; it arrives when it does.
 func (s *Scattered) SendBlock(_ context.Context, h fedkv.BlockHeader, rows []byte) error {
 	s.mu.Lock()
-	delay := time.Duration(s.Random.Int64N(int64(s.Most)))
+	delay := time.Duration(s.random.Int64N(int64(s.most)))
 	s.mu.Unlock()
 	rows = append([]byte(nil), rows...)
 	time.AfterFunc(delay, func() { _ = s.Link.SendBlock(context.Background(), h, rows) })
