@@ -2,6 +2,7 @@ package node_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/bits"
 	"sync"
@@ -278,6 +279,68 @@ func TestNobodyListens(t *testing.T) {
 		}
 		if o.took != setupBy {
 			t.Errorf("took %v", o.took)
+		}
+	})
+}
+
+// A session that fails while others are still being dialled ends at once, and nobody goes on dialling.
+func TestASessionFailsWhileOthersAreDialled(t *testing.T) {
+	play(t, "", func(t *testing.T) {
+		s := newStage(t, "gather", lossy, 4, 3)
+		s.hosts[0].config.Self.Model.Tokenizer[0]++
+		s.open()
+		q := s.question()
+		q.RequireAll = true
+		var gaveUp error
+		q.Contacts = append(q.Contacts, node.Contact{Name: "far", Dial: func(ctx context.Context) (node.Link, error) {
+			<-ctx.Done()
+			gaveUp = ctx.Err()
+			return nil, ctx.Err()
+		}})
+		started := time.Now()
+		_, err := s.ask(q)
+		if err == nil || time.Since(started) > time.Second {
+			t.Fatalf("%v after %v", err, time.Since(started))
+		}
+		contains(t, err.Error(), "host0", "tokenizers differ")
+		if !errors.Is(gaveUp, context.Canceled) {
+			t.Errorf("the dial ends with %v", gaveUp)
+		}
+		s.close()
+	})
+}
+
+// failing is peers that stop accepting.
+type failing struct {
+	node.Peers
+	after time.Duration
+}
+
+func (f failing) Accept(ctx context.Context) (node.Link, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, f.after, errors.New("the socket is gone"))
+	defer cancel()
+	l, err := f.Peers.Accept(ctx)
+	if err != nil {
+		err = context.Cause(ctx)
+	}
+	return l, err
+}
+
+// Serve ends when its network does, after the sessions that it has.
+func TestServeEndsWithItsNetwork(t *testing.T) {
+	play(t, "", func(t *testing.T) {
+		s := newStage(t, "gather", lossy, 4, 3)
+		h := s.hosts[0]
+		h.engine.LayerTime = time.Second
+		h.config.Peers = failing{s.join(h.id), 5 * time.Second}
+		served := make(chan error)
+		go func() { served <- node.NewContributor(h.config).Serve(context.Background()) }()
+		o := s.mustAsk()
+		if o.report.Present() != 1 {
+			t.Errorf("missing: %v", missing(o.report))
+		}
+		if err := <-served; err == nil || err.Error() != "the socket is gone" {
+			t.Errorf("Serve returns %v", err)
 		}
 	})
 }
