@@ -148,7 +148,8 @@ compile() {
 	fi
 	say "compiling $* with $jobs jobs (the library takes minutes the first time)"
 	# upstream's warnings are thousands of lines: the log keeps them, the terminal gets ninja's progress
-	if ! cmake --build "$dir" -j "$jobs" --target "$@" 2>&1 | tee "$dir/build.log" | awk '/^\[ *[0-9]+[\/%]/ { print; fflush() }'; then
+	if ! cmake --build "$dir" -j "$jobs" --target "$@" 2>&1 | tee "$dir/build.log" |
+		{ grep --line-buffered -E '^\[ *[0-9]+[/%]' || true; }; then
 		grep -E -A 3 'error:|FAILED:' "$dir/build.log" | head -n 60 >&2
 		die "compiling failed; the whole log is $dir/build.log"
 	fi
