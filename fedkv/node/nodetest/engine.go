@@ -48,7 +48,7 @@ var small = sync.OnceValue(func() *fedkvtest.Tiny { return fedkvtest.NewTiny(fed
 // NewEngine is an engine of the small Tiny: 6 layers, rows that suit every wire type.
 func NewEngine() *Engine { return &Engine{Model: small()} }
 
-// Open caches, those of OpenPlain included.
+// OpenCaches counts the caches that were not closed, those of OpenPlain included.
 func (e *Engine) OpenCaches() int { return int(e.open.Load()) }
 
 // Shape is the model's KV geometry.
