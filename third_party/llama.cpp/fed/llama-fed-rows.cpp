@@ -168,10 +168,10 @@ static int32_t rotate_rows(llama_fed_state & state, const llama_fed_rope & rope,
     return LLAMA_FED_OK;
 }
 
-// f32 rows to f16 in state.raw
-static void rows_to_raw(llama_fed_state & state) {
-    state.raw.resize(state.rows.size() * sizeof(ggml_fp16_t));
-    ggml_fp32_to_fp16_row(state.rows.data(), (ggml_fp16_t *) state.raw.data(), (int64_t) state.rows.size());
+// state.rows, f32, to f16 in raw
+static void rows_to_raw(const llama_fed_state & state, std::vector<uint8_t> & raw) {
+    raw.resize(state.rows.size() * sizeof(ggml_fp16_t));
+    ggml_fp32_to_fp16_row(state.rows.data(), (ggml_fp16_t *) raw.data(), (int64_t) state.rows.size());
 }
 
 static int32_t rows_get(llama_context * ctx, int32_t il, const llama_pos * pos, size_t n, ggml_type type_k, void * k,
@@ -228,6 +228,9 @@ static int32_t rows_set(llama_context * ctx, int32_t il, const llama_pos * pos, 
     if (res != LLAMA_FED_OK) {
         return res;
     }
+    if (type_v != GGML_TYPE_F16) {
+        rows_to_raw(state, state.raw_v);
+    }
     decode_rows(state, type_k, k, n_k);
     res = check_rows_finite(state);
     if (res == LLAMA_FED_OK && shift != 0 && layer.rope.kind == llama_fed_rope::ROPE) {
@@ -242,16 +245,10 @@ static int32_t rows_set(llama_context * ctx, int32_t il, const llama_pos * pos, 
     if (type_k == GGML_TYPE_F16 && shift == 0) {
         set_raw(layer.k, cells, (const uint8_t *) k);
     } else {
-        rows_to_raw(state);
+        rows_to_raw(state, state.raw);
         set_raw(layer.k, cells, state.raw.data());
     }
-    if (type_v == GGML_TYPE_F16) {
-        set_raw(layer.v, cells, (const uint8_t *) v);
-    } else {
-        decode_rows(state, type_v, v, n_v);
-        rows_to_raw(state);
-        set_raw(layer.v, cells, state.raw.data());
-    }
+    set_raw(layer.v, cells, type_v == GGML_TYPE_F16 ? (const uint8_t *) v : state.raw_v.data());
     return LLAMA_FED_OK;
 }
 

@@ -60,8 +60,9 @@ struct llama_fed_state {
     std::vector<llama_pos> ubatch_pos;         // of the micro-batch being evaluated
     ggml_tensor *          sync_masks[2] = {}; // [n_cells, n_tokens] f16, of the same, for each of the sync caches
 
-    std::vector<uint8_t> raw;  // f16 rows between cache and wire
-    std::vector<float>   rows; // f32 rows between f16 and wire type
+    std::vector<uint8_t> raw;   // f16 rows between cache and wire
+    std::vector<uint8_t> raw_v; // the same of V, while K is worked on
+    std::vector<float>   rows;  // f32 rows between f16 and wire type
 
     std::shared_ptr<ggml_backend> cpu; // rotates K rows
 };
