@@ -101,6 +101,7 @@ func (p *Peer) sendLoop() {
 	for {
 		select {
 		case frame := <-p.outbox:
+			p.sent.Add(1) // before it leaves: whoever has the answer to a message finds it counted
 			if _, err := p.control.Write(frame); err != nil {
 				var cancelled *quic.StreamError
 				if errors.As(err, &cancelled) {
@@ -108,7 +109,6 @@ func (p *Peer) sendLoop() {
 				}
 				return
 			}
-			p.sent.Add(1)
 		case <-p.conn.Context().Done():
 			return
 		}
