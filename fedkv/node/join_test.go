@@ -158,6 +158,7 @@ func TestAJoinAfterTheEnd(t *testing.T) {
 		s := newStage(t, "lockstep", lossy, 4, 2, 3)
 		s.open()
 		o := s.mustAsk()
+		time.Sleep(time.Second) // the publisher is through; now the hosts are, too
 		c := s.joiner("host0", "host1")
 		c.say(fedkv.Join{Session: o.report.Session, Origin: 0})
 		c.refusedWith(fedkv.CodeSession, 11*time.Second)
