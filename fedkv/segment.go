@@ -120,3 +120,12 @@ func (l Layout) stay(lost []int) []Segment {
 	}
 	return stay
 }
+
+// Span lists the positions [first, first+n), none if n is not positive.
+func Span(first, n int) []int32 {
+	pos := make([]int32, max(n, 0))
+	for i := range pos {
+		pos[i] = int32(first + i)
+	}
+	return pos
+}

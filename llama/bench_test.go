@@ -58,7 +58,7 @@ func BenchmarkPrefillContributor(b *testing.B) {
 		var rows []byte
 		return &Hook{Layers: schedule(b, m, "all"), OnLayer: func(layer, first, n int) (bool, error) {
 			var err error
-			rows, err = c.AppendRows(rows[:0], layer, first, n, types)
+			rows, err = c.AppendRows(rows[:0], layer, fedkv.Span(first, n), types)
 			return false, err
 		}}
 	})
@@ -79,6 +79,6 @@ func BenchmarkPlaceRows(b *testing.B) {
 	rows := make([]byte, k+v)
 	b.SetBytes(int64(k + v))
 	for b.Loop() {
-		must(b, c.WriteRows(0, len(prefix), benchTokens, 100, types, rows))
+		must(b, c.WriteRows(0, fedkv.Span(len(prefix), benchTokens), 100, types, rows))
 	}
 }

@@ -157,13 +157,13 @@ func lockstep(t testing.TB, m *Model, types fedkv.WireTypes, sync fedkv.Schedule
 			}
 			for o := range n {
 				from := layout.Segments[o]
-				if err := c.WriteRows(layer, from.Offset, from.Tokens, 0, types, rows[rowKey{layer, o}]); err != nil {
+				if err := c.WriteRows(layer, fedkv.Span(from.Offset, from.Tokens), 0, types, rows[rowKey{layer, o}]); err != nil {
 					return true, err
 				}
 			}
 			if !last {
 				var err error
-				rows[rowKey{layer, n}], err = c.AppendRows(nil, layer, first, count, types)
+				rows[rowKey{layer, n}], err = c.AppendRows(nil, layer, fedkv.Span(first, count), types)
 				return layer == m.Layers()-1, err
 			}
 			return false, nil

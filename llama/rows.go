@@ -21,14 +21,8 @@ var ggmlTypes = map[fedkv.Type]C.enum_ggml_type{
 	fedkv.Q4_0: C.GGML_TYPE_Q4_0,
 }
 
-// positions lists [first, first+n).
-func positions(first, n int) []C.llama_pos {
-	pos := make([]C.llama_pos, n)
-	for i := range pos {
-		pos[i] = C.llama_pos(first + i)
-	}
-	return pos
-}
+// posPtr is where positions begin, as C sees them.
+func posPtr(pos []int32) *C.llama_pos { return (*C.llama_pos)(unsafe.SliceData(pos)) }
 
 // Reserve makes remote cells at positions [first, first+n) of every sync layer. Their rows are zero until written.
 func (c *Context) Reserve(first, n int) error {
@@ -61,8 +55,7 @@ func (c *Context) onCells(what string, first, n int, call func(*C.llama_pos, C.s
 	if n < 1 {
 		return fmt.Errorf("llama: %s %d cells", what, n)
 	}
-	pos := positions(first, n)
-	return fedError(fmt.Sprintf("%s positions %d to %d", what, first, first+n-1), call(unsafe.SliceData(pos), C.size_t(n)))
+	return fedError(fmt.Sprintf("%s positions %d to %d", what, first, first+n-1), call(posPtr(fedkv.Span(first, n)), C.size_t(n)))
 }
 
 // SetNext says that the next own token stands at position pos: the positions before it are other participants'.
@@ -85,47 +78,46 @@ func (c *Context) CanShift() error {
 	return fedError("rotate rows", C.llama_fed_can_shift(c.ptr))
 }
 
-// AppendRows appends the rows of layer at positions [first, first+n) to dst: K rows, then V rows, in the wire types.
-func (c *Context) AppendRows(dst []byte, layer, first, n int, types fedkv.WireTypes) ([]byte, error) {
+// AppendRows appends the rows of layer at the positions pos, strictly increasing, to dst: K rows, then V rows, in the wire
+// types.
+func (c *Context) AppendRows(dst []byte, layer int, pos []int32, types fedkv.WireTypes) ([]byte, error) {
 	leave, err := c.enter()
 	if err != nil {
 		return dst, err
 	}
 	defer leave()
-	k, v, err := c.blockSize(layer, n, types)
+	k, v, err := c.blockSize(layer, len(pos), types)
 	if err != nil {
 		return dst, err
 	}
 	start := len(dst)
 	dst = append(dst, make([]byte, k+v)...)
 	rows := dst[start:]
-	pos := positions(first, n)
-	status := C.llama_fed_rows_get(c.ptr, C.int32_t(layer), unsafe.SliceData(pos), C.size_t(n),
+	status := C.llama_fed_rows_get(c.ptr, C.int32_t(layer), posPtr(pos), C.size_t(len(pos)),
 		ggmlTypes[types.K], bytesPtr(rows[:k]), C.size_t(k), ggmlTypes[types.V], bytesPtr(rows[k:]), C.size_t(v))
 	if status != C.LLAMA_FED_OK {
-		return dst[:start], fedError(fmt.Sprintf("read rows %d to %d of layer %d", first, first+n-1, layer), status)
+		return dst[:start], fedError(fmt.Sprintf("read %d rows from position %d of layer %d", len(pos), pos[0], layer), status)
 	}
 	return dst, nil
 }
 
-// WriteRows places rows (K rows, then V rows, in the wire types) at positions [first, first+n) of a sync layer. K is
-// rotated by shift positions first: the distance from where the rows were evaluated to first.
-func (c *Context) WriteRows(layer, first, n, shift int, types fedkv.WireTypes, rows []byte) error {
+// WriteRows places rows (K rows, then V rows, in the wire types) at the positions pos, strictly increasing, of a sync
+// layer. K is rotated by shift positions first: the distance from where the rows were evaluated to where they are placed.
+func (c *Context) WriteRows(layer int, pos []int32, shift int, types fedkv.WireTypes, rows []byte) error {
 	leave, err := c.enter()
 	if err != nil {
 		return err
 	}
 	defer leave()
-	k, v, err := c.blockSize(layer, n, types)
+	k, v, err := c.blockSize(layer, len(pos), types)
 	if err != nil {
 		return err
 	}
 	if len(rows) != k+v {
-		return fmt.Errorf("llama: %d bytes for %d rows of layer %d, expected %d", len(rows), n, layer, k+v)
+		return fmt.Errorf("llama: %d bytes for %d rows of layer %d, expected %d", len(rows), len(pos), layer, k+v)
 	}
-	pos := positions(first, n)
-	return fedError(fmt.Sprintf("write rows %d to %d of layer %d", first, first+n-1, layer),
-		C.llama_fed_rows_set(c.ptr, C.int32_t(layer), unsafe.SliceData(pos), C.size_t(n), C.int32_t(shift),
+	return fedError(fmt.Sprintf("write %d rows from position %d of layer %d", len(pos), pos[0], layer),
+		C.llama_fed_rows_set(c.ptr, C.int32_t(layer), posPtr(pos), C.size_t(len(pos)), C.int32_t(shift),
 			ggmlTypes[types.K], bytesPtr(rows[:k]), C.size_t(k), ggmlTypes[types.V], bytesPtr(rows[k:]), C.size_t(v)))
 }
 

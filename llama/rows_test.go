@@ -57,7 +57,7 @@ func TestRowsAreBitEqualToTheReferenceCodec(t *testing.T) {
 	c := contributor(t, m, prefix, own, len(prefix))
 	const layer = 7
 	shape := m.Shape().Layers[layer]
-	raw, err := c.AppendRows(nil, layer, len(prefix), len(own), f16)
+	raw, err := c.AppendRows(nil, layer, fedkv.Span(len(prefix), len(own)), f16)
 	must(t, err)
 	k, _, err := shape.BlockSize(f16, len(own))
 	must(t, err)
@@ -65,7 +65,7 @@ func TestRowsAreBitEqualToTheReferenceCodec(t *testing.T) {
 	for _, types := range []string{"f16/f16", "q8_0/q4_0", "q5_1/q4_1", "q4_0/q8_0"} {
 		wire, err := fedkv.ParseWireTypes(types)
 		must(t, err)
-		got, err := c.AppendRows(nil, layer, len(prefix), len(own), wire)
+		got, err := c.AppendRows(nil, layer, fedkv.Span(len(prefix), len(own)), wire)
 		must(t, err)
 		var want []byte
 		for i := range own {
@@ -86,17 +86,17 @@ func TestWrittenRowsAreReadBack(t *testing.T) {
 	prefix, own := tokens(t, m, 1, 8), tokens(t, m, 2, 20)
 	from, to := contributor(t, m, prefix, own, len(prefix)), publisher(t, m, prefix, len(own))
 	for layer := range m.Layers() {
-		before, err := to.AppendRows(nil, layer, 0, len(prefix), f16)
+		before, err := to.AppendRows(nil, layer, fedkv.Span(0, len(prefix)), f16)
 		must(t, err)
-		rows, err := from.AppendRows(nil, layer, len(prefix), len(own), f16)
+		rows, err := from.AppendRows(nil, layer, fedkv.Span(len(prefix), len(own)), f16)
 		must(t, err)
-		must(t, to.WriteRows(layer, len(prefix), len(own), 0, f16, rows))
-		back, err := to.AppendRows(nil, layer, len(prefix), len(own), f16)
+		must(t, to.WriteRows(layer, fedkv.Span(len(prefix), len(own)), 0, f16, rows))
+		back, err := to.AppendRows(nil, layer, fedkv.Span(len(prefix), len(own)), f16)
 		must(t, err)
 		if !bytes.Equal(back, rows) {
 			t.Fatalf("layer %d: rows changed on the way", layer)
 		}
-		after, err := to.AppendRows(nil, layer, 0, len(prefix), f16)
+		after, err := to.AppendRows(nil, layer, fedkv.Span(0, len(prefix)), f16)
 		must(t, err)
 		if !bytes.Equal(before, after) {
 			t.Fatalf("layer %d: the prefix's rows changed", layer)
@@ -113,14 +113,14 @@ func TestRotatedRowsAreTheRowsEvaluatedInPlace(t *testing.T) {
 		pos := len(prefix) + shift
 		canonical := contributor(t, m, prefix, own, len(prefix))
 		inPlace := contributor(t, m, prefix, own, pos)
-		rows, err := canonical.AppendRows(nil, 0, len(prefix), len(own), f16)
+		rows, err := canonical.AppendRows(nil, 0, fedkv.Span(len(prefix), len(own)), f16)
 		must(t, err)
-		want, err := inPlace.AppendRows(nil, 0, pos, len(own), f16)
+		want, err := inPlace.AppendRows(nil, 0, fedkv.Span(pos, len(own)), f16)
 		must(t, err)
 
 		to := publisher(t, m, prefix, 300)
-		must(t, to.WriteRows(0, pos, len(own), shift, f16, rows))
-		got, err := to.AppendRows(nil, 0, pos, len(own), f16)
+		must(t, to.WriteRows(0, fedkv.Span(pos, len(own)), shift, f16, rows))
+		got, err := to.AppendRows(nil, 0, fedkv.Span(pos, len(own)), f16)
 		must(t, err)
 		k, _, err := m.Shape().Layers[0].BlockSize(f16, len(own))
 		must(t, err)
@@ -144,17 +144,17 @@ func TestRefusedRowsChangeNothing(t *testing.T) {
 	nan, inf := bytes.Clone(good), bytes.Clone(good)
 	binary.LittleEndian.PutUint16(nan[k+v-2:], 0x7e00)
 	binary.LittleEndian.PutUint16(inf[6:], 0x7c00)
-	before, err := c.AppendRows(nil, 3, len(prefix), 4, f16)
+	before, err := c.AppendRows(nil, 3, fedkv.Span(len(prefix), 4), f16)
 	must(t, err)
 	for name, call := range map[string]func() error{
-		"NaN in V":           func() error { return c.WriteRows(3, len(prefix), 4, 0, f16, nan) },
-		"infinite K":         func() error { return c.WriteRows(3, len(prefix), 4, 0, f16, inf) },
-		"one byte short":     func() error { return c.WriteRows(3, len(prefix), 4, 0, f16, good[1:]) },
-		"no rows":            func() error { return c.WriteRows(3, len(prefix), 0, 0, f16, nil) },
-		"no such layer":      func() error { return c.WriteRows(30, len(prefix), 4, 0, f16, good) },
-		"negative layer":     func() error { return c.WriteRows(-1, len(prefix), 4, 0, f16, good) },
-		"no such cell":       func() error { return c.WriteRows(3, len(prefix)+2, 4, 0, f16, good) },
-		"unknown type":       func() error { return c.WriteRows(3, len(prefix), 4, 0, fedkv.WireTypes{K: 99, V: 1}, good) },
+		"NaN in V":           func() error { return c.WriteRows(3, fedkv.Span(len(prefix), 4), 0, f16, nan) },
+		"infinite K":         func() error { return c.WriteRows(3, fedkv.Span(len(prefix), 4), 0, f16, inf) },
+		"one byte short":     func() error { return c.WriteRows(3, fedkv.Span(len(prefix), 4), 0, f16, good[1:]) },
+		"no rows":            func() error { return c.WriteRows(3, fedkv.Span(len(prefix), 0), 0, f16, nil) },
+		"no such layer":      func() error { return c.WriteRows(30, fedkv.Span(len(prefix), 4), 0, f16, good) },
+		"negative layer":     func() error { return c.WriteRows(-1, fedkv.Span(len(prefix), 4), 0, f16, good) },
+		"no such cell":       func() error { return c.WriteRows(3, fedkv.Span(len(prefix)+2, 4), 0, f16, good) },
+		"unknown type":       func() error { return c.WriteRows(3, fedkv.Span(len(prefix), 4), 0, fedkv.WireTypes{K: 99, V: 1}, good) },
 		"reserved twice":     func() error { return c.Reserve(len(prefix)+1, 1) },
 		"more than there is": func() error { return c.Reserve(100, 600) },
 		"released twice":     func() error { return c.Release(100, 2) },
@@ -165,7 +165,7 @@ func TestRefusedRowsChangeNothing(t *testing.T) {
 			t.Errorf("%s: no error", name)
 		}
 	}
-	after, err := c.AppendRows(nil, 3, len(prefix), 4, f16)
+	after, err := c.AppendRows(nil, 3, fedkv.Span(len(prefix), 4), f16)
 	must(t, err)
 	if !bytes.Equal(before, after) {
 		t.Error("a refused call changed rows")
@@ -177,16 +177,16 @@ func TestReleasedCellsAreErasedAndFree(t *testing.T) {
 	prefix, own := tokens(t, m, 1, 8), tokens(t, m, 2, 20)
 	from, to := contributor(t, m, prefix, own, len(prefix)), publisher(t, m, prefix, len(own))
 	for layer := range m.Layers() {
-		rows, err := from.AppendRows(nil, layer, len(prefix), len(own), f16)
+		rows, err := from.AppendRows(nil, layer, fedkv.Span(len(prefix), len(own)), f16)
 		must(t, err)
-		must(t, to.WriteRows(layer, len(prefix), len(own), 0, f16, rows))
+		must(t, to.WriteRows(layer, fedkv.Span(len(prefix), len(own)), 0, f16, rows))
 	}
 	must(t, to.Release(len(prefix), len(own)))
 	if mem, err := to.Memory(); err != nil || mem.SyncUsed != len(prefix) {
 		t.Errorf("%d cells in use after release, want %d (%v)", mem.SyncUsed, len(prefix), err)
 	}
 	must(t, to.Reserve(len(prefix), len(own)))
-	rows, err := to.AppendRows(nil, 11, len(prefix), len(own), f16)
+	rows, err := to.AppendRows(nil, 11, fedkv.Span(len(prefix), len(own)), f16)
 	must(t, err)
 	if !bytes.Equal(rows, make([]byte, len(rows))) {
 		t.Error("released rows are still there")
@@ -215,7 +215,7 @@ func TestMaskedCellsAreNotAttendedTo(t *testing.T) {
 			for range 16 {
 				k = fedkv.F16.AppendRow(k, row)
 			}
-			return false, c.WriteRows(layer, len(prefix), 16, 0, f16, append(k, k...))
+			return false, c.WriteRows(layer, fedkv.Span(len(prefix), 16), 0, f16, append(k, k...))
 		}}
 		must(t, c.Eval(own, len(prefix)+16, 1, hook))
 		logits, err := c.Logits(-1)
@@ -286,7 +286,7 @@ func TestUseAfterCloseIsAnError(t *testing.T) {
 	if err := c.Reserve(100, 1); !errors.Is(err, ErrClosed) {
 		t.Errorf("Reserve: %v", err)
 	}
-	if _, err := c.AppendRows(nil, 0, 0, 1, f16); !errors.Is(err, ErrClosed) {
+	if _, err := c.AppendRows(nil, 0, fedkv.Span(0, 1), f16); !errors.Is(err, ErrClosed) {
 		t.Errorf("AppendRows: %v", err)
 	}
 }

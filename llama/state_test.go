@@ -18,9 +18,9 @@ func federated(t *testing.T, m *Model, sync string) (c *Context, next int) {
 	must(t, c.Reserve(len(prefix), len(other)))
 	from := contributor(t, m, prefix, other, len(prefix))
 	for _, layer := range schedule(t, m, sync).Layers() {
-		rows, err := from.AppendRows(nil, layer, len(prefix), len(other), f16)
+		rows, err := from.AppendRows(nil, layer, fedkv.Span(len(prefix), len(other)), f16)
 		must(t, err)
-		must(t, c.WriteRows(layer, len(prefix), len(other), 0, f16, rows))
+		must(t, c.WriteRows(layer, fedkv.Span(len(prefix), len(other)), 0, f16, rows))
 	}
 	next = len(prefix) + len(other)
 	must(t, c.SetNext(next))
@@ -112,7 +112,7 @@ func TestClearedContextIsEmptyAndErased(t *testing.T) {
 	// cells reserved anew show what their memory holds
 	must(t, c.Eval(tokens(t, m, 1, 1), 0, 0, nil))
 	must(t, c.Reserve(1, 100))
-	rows, err := c.AppendRows(nil, 2, 1, 100, f16)
+	rows, err := c.AppendRows(nil, 2, fedkv.Span(1, 100), f16)
 	must(t, err)
 	if !bytes.Equal(rows, make([]byte, len(rows))) {
 		t.Error("cleared rows are still there")

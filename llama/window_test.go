@@ -50,14 +50,14 @@ func TestRowsOfEveryLayerKindAreRotatedByTheirOwnRule(t *testing.T) {
 	canonical := contributor(t, m, prefix, own, len(prefix))
 	there := publisher(t, m, prefix, 200)
 	for layer := range m.Layers() {
-		rows, err := canonical.AppendRows(nil, layer, len(prefix), len(own), f16)
+		rows, err := canonical.AppendRows(nil, layer, fedkv.Span(len(prefix), len(own)), f16)
 		must(t, err)
-		must(t, there.WriteRows(layer, len(prefix)+shift, len(own), shift, f16, rows))
-		moved, err := there.AppendRows(nil, layer, len(prefix)+shift, len(own), f16)
+		must(t, there.WriteRows(layer, fedkv.Span(len(prefix)+shift, len(own)), shift, f16, rows))
+		moved, err := there.AppendRows(nil, layer, fedkv.Span(len(prefix)+shift, len(own)), f16)
 		must(t, err)
 		// back again: the rotation's inverse, but for rounding to f16
-		must(t, there.WriteRows(layer, len(prefix), len(own), -shift, f16, moved))
-		back, err := there.AppendRows(nil, layer, len(prefix), len(own), f16)
+		must(t, there.WriteRows(layer, fedkv.Span(len(prefix), len(own)), -shift, f16, moved))
+		back, err := there.AppendRows(nil, layer, fedkv.Span(len(prefix), len(own)), f16)
 		must(t, err)
 		k, _, err := m.Shape().Layers[layer].BlockSize(f16, len(own))
 		must(t, err)
@@ -68,9 +68,9 @@ func TestRowsOfEveryLayerKindAreRotatedByTheirOwnRule(t *testing.T) {
 	}
 	// layer 0 depends on token and position only, so the two kinds can be held to rows evaluated in place there
 	inPlace := contributor(t, m, prefix, own, len(prefix)+shift)
-	want, err := inPlace.AppendRows(nil, 0, len(prefix)+shift, len(own), f16)
+	want, err := inPlace.AppendRows(nil, 0, fedkv.Span(len(prefix)+shift, len(own)), f16)
 	must(t, err)
-	got, err := there.AppendRows(nil, 0, len(prefix)+shift, len(own), f16)
+	got, err := there.AppendRows(nil, 0, fedkv.Span(len(prefix)+shift, len(own)), f16)
 	must(t, err)
 	k, _, err := m.Shape().Layers[0].BlockSize(f16, len(own))
 	must(t, err)

@@ -466,7 +466,7 @@ func (s *contribution) sendRows(cache Cache, layer, first, n int) error {
 	}
 	for _, b := range blocks {
 		h := b.Header
-		rows, err := cache.AppendRows(make([]byte, 0, h.Length), layer, s.work.At+h.First, h.Rows, h.Types)
+		rows, err := cache.AppendRows(make([]byte, 0, h.Length), layer, fedkv.Span(s.work.At+h.First, h.Rows), h.Types)
 		if err != nil {
 			return err
 		}

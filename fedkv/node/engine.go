@@ -44,10 +44,10 @@ type Cache interface {
 	// CanShift returns an error if K rows cannot be rotated to other positions.
 	CanShift() error
 
-	// AppendRows appends a layer's rows, K then V, in wire types.
-	AppendRows(dst []byte, layer, first, n int, types fedkv.WireTypes) ([]byte, error)
-	// WriteRows places such rows at a sync layer, K rotated by shift positions.
-	WriteRows(layer, first, n, shift int, types fedkv.WireTypes, rows []byte) error
+	// AppendRows appends a layer's rows of the tokens at pos, strictly increasing, K then V, in wire types.
+	AppendRows(dst []byte, layer int, pos []int32, types fedkv.WireTypes) ([]byte, error)
+	// WriteRows places such rows at the cells pos of a sync layer, K rotated by shift positions.
+	WriteRows(layer int, pos []int32, shift int, types fedkv.WireTypes, rows []byte) error
 	// Mask hides remote cells from the layers still to come of the running Eval.
 	Mask(first, n int) error
 

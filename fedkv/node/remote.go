@@ -80,7 +80,7 @@ func (r *remote) placeOrHide(layer int, s fedkv.Segment, blocks []stagedBlock, h
 	}
 	for _, b := range blocks {
 		h := b.header
-		if err := r.cache.WriteRows(layer, s.Offset+h.First, h.Rows, r.shift(s.Origin), r.types, b.rows.Bytes); err != nil {
+		if err := r.cache.WriteRows(layer, fedkv.Span(s.Offset+h.First, h.Rows), r.shift(s.Origin), r.types, b.rows.Bytes); err != nil {
 			return err
 		}
 	}

@@ -133,7 +133,7 @@ func TestCachesExchangeRows(t *testing.T) {
 		from := open(t, e, fedkv.CacheSpec{Sync: none, LocalCells: 6, SyncCells: 6, MicroBatch: 4, Outputs: 1})
 		must(t, from.Eval(prefix, 0, 0, nil))
 		must(t, from.Eval(a, 2, 0, &node.Hook{Layers: all, OnLayer: func(layer, first, n int) (stop bool, err error) {
-			rows[layer], err = from.AppendRows(nil, layer, first, n, types)
+			rows[layer], err = from.AppendRows(nil, layer, fedkv.Span(first, n), types)
 			return layer == e.Model.Layers-1, err
 		}}))
 		if _, err := from.Logits(-1); err == nil {
@@ -146,7 +146,7 @@ func TestCachesExchangeRows(t *testing.T) {
 		must(t, to.Reserve(2, 4))
 		must(t, to.SetNext(6))
 		must(t, to.Eval(b, 6, len(b), &node.Hook{Layers: all, OnLayer: func(layer, _, _ int) (bool, error) {
-			return false, to.WriteRows(layer, 2, 4, 0, types, rows[layer])
+			return false, to.WriteRows(layer, fedkv.Span(2, 4), 0, types, rows[layer])
 		}}))
 		o := Oracle{Engine: e, Prefix: prefix, Segments: [][]fedkv.Token{a, b}, Schedules: schedules(t, "gather"), Types: types}
 		if !equal(logits(t, to, len(b)), o.Logits()) {
@@ -196,16 +196,16 @@ func TestCacheRefusesWhatLlamaRefuses(t *testing.T) {
 	refuses("an own token before remote ones", c.SetNext(5))
 	must(t, c.SetNext(6))
 	refuses("own tokens before their position", c.Eval(text[:1], 2, 0, nil))
-	row, err := c.AppendRows(nil, 1, 0, 1, f16)
+	row, err := c.AppendRows(nil, 1, fedkv.Span(0, 1), f16)
 	must(t, err)
-	refuses("rows of a local layer", c.WriteRows(0, 2, 1, 0, f16, row))
-	refuses("rows without cells", c.WriteRows(1, 6, 1, 0, f16, row))
-	refuses("short rows", c.WriteRows(1, 2, 1, 0, f16, row[1:]))
-	refuses("rows of another type", c.WriteRows(1, 2, 1, 0, mixed, row))
+	refuses("rows of a local layer", c.WriteRows(0, fedkv.Span(2, 1), 0, f16, row))
+	refuses("rows without cells", c.WriteRows(1, fedkv.Span(6, 1), 0, f16, row))
+	refuses("short rows", c.WriteRows(1, fedkv.Span(2, 1), 0, f16, row[1:]))
+	refuses("rows of another type", c.WriteRows(1, fedkv.Span(2, 1), 0, mixed, row))
 	bad := slices.Clone(row)
 	bad[1] = 0x7c
-	refuses("an infinity", c.WriteRows(1, 2, 1, 0, f16, bad))
-	must(t, c.WriteRows(1, 2, 1, 3, f16, row))
+	refuses("an infinity", c.WriteRows(1, fedkv.Span(2, 1), 0, f16, bad))
+	must(t, c.WriteRows(1, fedkv.Span(2, 1), 3, f16, row))
 	must(t, c.Eval(text[2:3], 6, 0, &node.Hook{Layers: s.Publisher, OnLayer: func(layer, _, _ int) (bool, error) {
 		refuses("an evaluation in a hook", c.Eval(text[:1], 7, 0, nil))
 		refuses("cells made in a hook", c.Reserve(8, 1))

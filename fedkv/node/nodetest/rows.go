@@ -109,29 +109,29 @@ func (c *cache) rigid() error {
 	return nil
 }
 
-// rows are the cells of a layer at [first, first+n).
-func (c *cache) rows(layer, first, n int) ([]cell, error) {
-	if c.plain || layer < 0 || layer >= len(c.layers) || n < 1 {
-		return nil, fmt.Errorf("nodetest: %d rows of layer %d", n, layer)
+// rows are the cells of a layer at pos.
+func (c *cache) rows(layer int, pos []int32) ([]cell, error) {
+	if c.plain || layer < 0 || layer >= len(c.layers) || len(pos) < 1 {
+		return nil, fmt.Errorf("nodetest: %d rows of layer %d", len(pos), layer)
 	}
-	cells := make([]cell, n)
-	for i := range cells {
+	cells := make([]cell, len(pos))
+	for i, p := range pos {
 		var ok bool
-		if cells[i], ok = c.layers[layer][first+i]; !ok {
-			return nil, fmt.Errorf("nodetest: position %d has no cell at layer %d", first+i, layer)
+		if cells[i], ok = c.layers[layer][int(p)]; !ok || i > 0 && pos[i-1] >= p {
+			return nil, fmt.Errorf("nodetest: position %d has no cell at layer %d, or comes twice", p, layer)
 		}
 	}
 	return cells, nil
 }
 
 // AppendRows appends a layer's rows in wire types.
-func (c *cache) AppendRows(dst []byte, layer, first, n int, types fedkv.WireTypes) ([]byte, error) {
+func (c *cache) AppendRows(dst []byte, layer int, pos []int32, types fedkv.WireTypes) ([]byte, error) {
 	leave, err := c.enter()
 	if err != nil {
 		return dst, err
 	}
 	defer leave()
-	cells, err := c.rows(layer, first, n)
+	cells, err := c.rows(layer, pos)
 	if err != nil {
 		return dst, err
 	}
@@ -145,15 +145,16 @@ func (c *cache) AppendRows(dst []byte, layer, first, n int, types fedkv.WireType
 }
 
 // WriteRows places rows of others at a sync layer.
-func (c *cache) WriteRows(layer, first, n, shift int, types fedkv.WireTypes, rows []byte) error {
+func (c *cache) WriteRows(layer int, pos []int32, shift int, types fedkv.WireTypes, rows []byte) error {
 	leave, err := c.enter()
 	if err != nil {
 		return err
 	}
 	defer leave()
-	if _, err := c.rows(layer, first, n); err != nil {
+	if _, err := c.rows(layer, pos); err != nil {
 		return err
 	}
+	n := len(pos)
 	switch {
 	case !c.spec.Sync.Sync(layer):
 		return fmt.Errorf("nodetest: layer %d is no sync layer", layer)
@@ -181,8 +182,8 @@ func (c *cache) WriteRows(layer, first, n, shift int, types fedkv.WireTypes, row
 		}
 	}
 	came = c.engine.placed(came, shift)
-	for i := range n {
-		c.layers[layer][first+i] = cell{came.K[i], came.V[i]}
+	for i, p := range pos {
+		c.layers[layer][int(p)] = cell{came.K[i], came.V[i]}
 	}
 	return nil
 }
