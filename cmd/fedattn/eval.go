@@ -37,6 +37,8 @@ func evalCommand() *cli.Command {
 			&cli.StringFlag{Name: "transport", Value: "memory",
 				Usage: "`NETWORK` between the devices: memory, quic (over loopback); the figures are the same"},
 			&cli.StringFlag{Name: "format", Value: "table", Usage: "`FORMAT` of the output: table, jsonl"},
+			&cli.StringFlag{Name: "logits-out", Usage: "write the publisher's logits, float32 [publisher tokens][vocabulary], as a NumPy `FILE`; of one case only"},
+			&cli.StringFlag{Name: "tokens-out", Usage: "write that case's tokens, bounds, layers and row types as a JSON `FILE`"},
 		),
 		Action: runEval,
 	}
@@ -69,7 +71,11 @@ func runEval(c *cli.Context) error {
 		return err
 	}
 	// what is wrong in any model is said before one is loaded
-	if _, err := evalCases(c, fedkv.MaxLayers); err != nil {
+	cases, err := evalCases(c, fedkv.MaxLayers)
+	if err != nil {
+		return err
+	}
+	if err := checkExport(c, len(cases)); err != nil {
 		return err
 	}
 	bench, text, closeBench, err := newBench(c, network)
@@ -77,7 +83,7 @@ func runEval(c *cli.Context) error {
 		return err
 	}
 	defer closeBench()
-	cases, err := evalCases(c, len(bench.Engine.Shape().Layers))
+	cases, err = evalCases(c, len(bench.Engine.Shape().Layers))
 	if err != nil {
 		return err
 	}
@@ -98,9 +104,16 @@ func runEval(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		line, err := bench.Measure(c.Context, ec.Case, prompt, base)
+		result, err := bench.Run(c.Context, ec.Case, prompt)
 		if err != nil {
 			return fmt.Errorf("%v: %w", ec, err)
+		}
+		line, err := bench.Compare(ec.Case, prompt, base, result)
+		if err != nil {
+			return fmt.Errorf("%v: %w", ec, err)
+		}
+		if err := export(c, bench.Engine, ec.Case, prompt, result.Logits); err != nil {
+			return err
 		}
 		out.line(line, ec.Reference)
 		if ec.Reference != nil && !(math.Abs(line.Deviation(*ec.Reference)) <= c.Float64("tolerance")) {
@@ -145,7 +158,7 @@ func evalCases(c *cli.Context, layers int) ([]evalCase, error) {
 				}
 				cases = append(cases, evalCase{Case: lab.Case{
 					Participants: participants, Contributors: schedules.Contributors.String(),
-					Publisher: schedules.Publisher.String(), WireK: types.K.String(), WireV: types.V.String(),
+					Publisher: schedules.Publisher.String(), WireK: types.K.String(), WireV: types.V.String(), Rows: lab.AllRows,
 					Positions: where.String(),
 				}})
 			}

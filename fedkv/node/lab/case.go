@@ -20,8 +20,13 @@ type Case struct {
 	Publisher    string `json:"publisher"`    // schedule
 	WireK        string `json:"wire_k"`
 	WireV        string `json:"wire_v"`
+	Rows         string `json:"rows"` // which rows of a segment are sent
 	Positions    string `json:"positions"`
+	Seed         uint64 `json:"seed"` // of everything random in the session
 }
+
+// AllRows is the policy that sends every row of a segment.
+const AllRows = "all"
 
 // Line is a measured Case. The keys are those of llama-perplexity where it has one.
 type Line struct {
@@ -45,9 +50,12 @@ type Line struct {
 
 // Setting resolves a case for a model with the given number of layers.
 func (c Case) Setting(layers int, log zerolog.Logger) (Setting, error) {
-	schedules, err := fedkv.ParseSchedules(fmt.Sprintf("contributors=%s;publisher=%s", c.Contributors, c.Publisher), layers)
+	schedules, err := c.schedules(layers)
 	if err != nil {
 		return Setting{}, err
+	}
+	if c.Rows != AllRows && c.Rows != "" {
+		return Setting{}, fmt.Errorf("unknown rows %q; known are %s", c.Rows, AllRows)
 	}
 	types, err := fedkv.ParseWireTypes(c.WireK + "/" + c.WireV)
 	if err != nil {
@@ -58,6 +66,10 @@ func (c Case) Setting(layers int, log zerolog.Logger) (Setting, error) {
 		return Setting{}, err
 	}
 	return Setting{Schedules: schedules, Types: types, Positions: positions, Timeout: sessionTimeout, Log: log}, nil
+}
+
+func (c Case) schedules(layers int) (fedkv.Schedules, error) {
+	return fedkv.ParseSchedules(fmt.Sprintf("contributors=%s;publisher=%s", c.Contributors, c.Publisher), layers)
 }
 
 // sessionTimeout bounds one measured session; small devices evaluate long texts slowly.
@@ -71,20 +83,28 @@ type Bench struct {
 	Log     zerolog.Logger
 }
 
-// Measure runs a case and compares its logits with base, those of Centralised.
-func (b Bench) Measure(ctx context.Context, c Case, p Prompt, base []float32) (Line, error) {
+// Run takes a prompt through the session that a case describes.
+func (b Bench) Run(ctx context.Context, c Case, p Prompt) (Result, error) {
 	setting, err := c.Setting(len(b.Engine.Shape().Layers), b.Log)
 	if err != nil {
-		return Line{}, err
+		return Result{}, err
 	}
-	started := time.Now()
-	result, err := Run(ctx, b.Engine, b.Network, b.Self, p, setting)
+	return Run(ctx, b.Engine, b.Network, b.Self, p, setting)
+}
+
+// Measure runs a case and compares its logits with base, those of Centralised.
+func (b Bench) Measure(ctx context.Context, c Case, p Prompt, base []float32) (Line, error) {
+	result, err := b.Run(ctx, c, p)
 	if err != nil {
 		return Line{}, err
 	}
-	seconds := time.Since(started).Seconds()
+	return b.Compare(c, p, base, result)
+}
+
+// Compare measures the result of a case's run against base, the logits of Centralised.
+func (b Bench) Compare(c Case, p Prompt, base []float32, result Result) (Line, error) {
 	line, err := b.compare(c, p, base, result.Logits)
-	line.Seconds = seconds
+	line.Seconds = result.Seconds
 	line.KVBytes = result.Report.Received()
 	if n := p.Tokens() - len(p.Prefix) - len(p.Own()); n > 0 {
 		line.KVBytesPerToken = float64(line.KVBytes) / float64(n)

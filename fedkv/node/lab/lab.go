@@ -160,8 +160,9 @@ type Setting struct {
 
 // Result is one session's outcome.
 type Result struct {
-	Logits []float32 // the publisher's, [own tokens][vocabulary]
-	Report node.Report
+	Logits  []float32 // the publisher's, [own tokens][vocabulary]
+	Report  node.Report
+	Seconds float64 // from the first dial to the last logit
 }
 
 // fixed is a Source that holds given tokens.
@@ -209,6 +210,7 @@ func Run(ctx context.Context, e Engine, network Network, self fedkv.Hello, p Pro
 	}
 	hello := self
 	hello.Role, hello.Name = fedkv.RolePublisher, fmt.Sprintf("participant-%d", n)
+	started := time.Now()
 	session, err := node.Ask(ctx, node.Question{
 		Engine: e, Self: hello, ID: publisher.Address.ID, Contacts: contacts, Prefix: p.Prefix, Own: p.Own(),
 		Schedules: s.Schedules, Types: s.Types, Positions: s.Positions, MaxContext: p.Tokens(),
@@ -218,10 +220,11 @@ func Run(ctx context.Context, e Engine, network Network, self fedkv.Hello, p Pro
 		return Result{}, err
 	}
 	out, err := logits(session, len(p.Own()))
+	seconds := time.Since(started).Seconds()
 	report := session.Report()
 	err = errors.Join(err, session.Close())
 	if err == nil {
 		sessions.Wait() // each ends with the publisher's Done, or when its link does
 	}
-	return Result{Logits: out, Report: report}, err
+	return Result{Logits: out, Report: report, Seconds: seconds}, err
 }

@@ -20,7 +20,7 @@ func (c Check) Passed() bool { return !c.Exact || c.MaxAbsLogitDiff == 0 }
 func Default(participants int) Case {
 	return Case{
 		Name: "default", Participants: participants, Contributors: "none", Publisher: "all",
-		WireK: "q8_0", WireV: "q4_0", Positions: "canonical",
+		WireK: "q8_0", WireV: "q4_0", Rows: AllRows, Positions: "canonical",
 	}
 }
 
@@ -36,7 +36,7 @@ func (b Bench) Verify(ctx context.Context, p Prompt, report func(Check)) error {
 	if err != nil {
 		return err
 	}
-	f16 := Case{Participants: n, WireK: "f16", WireV: "f16", Positions: "inplace", Publisher: "all"}
+	f16 := Case{Participants: n, WireK: "f16", WireV: "f16", Rows: AllRows, Positions: "inplace", Publisher: "all"}
 	lockstep, gather := f16, f16
 	lockstep.Name, lockstep.Contributors = "lockstep-h1-f16", "all"
 	gather.Name, gather.Contributors = "gather-h1-f16", "none"
