@@ -35,6 +35,7 @@ type Context struct {
 	hook   *hookState
 	handle cgo.Handle
 	inHook atomic.Bool
+	output OutputHook
 }
 
 // NewContext allocates the caches of spec.

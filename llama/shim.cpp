@@ -21,6 +21,9 @@
 
 extern "C" int32_t shimHook(int32_t il, int32_t * pos, size_t n, uintptr_t handle); // exported by hook.go
 
+extern "C" void shimOutput(int32_t il, int32_t * pos, size_t n, float * rows, uint32_t n_embd,
+                           uintptr_t handle); // exported by output.go
+
 namespace {
 
 thread_local std::string last_error;
@@ -269,4 +272,13 @@ static int32_t on_layer(int32_t il, const llama_pos * pos, size_t n, void * user
 
 int32_t shim_set_hook(llama_context * ctx, const uint8_t * layers, size_t n_layers, uintptr_t handle) {
     return llama_fed_set_hook(ctx, layers, n_layers, layers ? on_layer : nullptr, (void *) handle);
+}
+
+static void on_output(int32_t il, const llama_pos * pos, size_t n, const float * rows, uint32_t n_embd,
+                      void * user_data) {
+    shimOutput(il, const_cast<llama_pos *>(pos), n, const_cast<float *>(rows), n_embd, (uintptr_t) user_data);
+}
+
+int32_t shim_set_output_hook(llama_context * ctx, bool on, uintptr_t handle) {
+    return llama_fed_set_output_hook(ctx, on ? on_output : nullptr, (void *) handle);
 }

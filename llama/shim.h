@@ -82,6 +82,9 @@ int32_t shim_decode(struct llama_context * ctx, const int32_t * tokens, int32_t 
 // Sets shim_hook (exported by Go) as the federated hook with the given handle as its user data.
 int32_t shim_set_hook(struct llama_context * ctx, const uint8_t * layers, size_t n_layers, uintptr_t handle);
 
+// The same with shimOutput and the outputs of all layers; on false removes it.
+int32_t shim_set_output_hook(struct llama_context * ctx, bool on, uintptr_t handle);
+
 #ifdef __cplusplus
 }
 #endif

@@ -76,7 +76,7 @@ bool llama_fed_eval(ggml_tensor * t, bool ask, void * user_data) {
     llama_fed_state & state = *static_cast<llama_fed_state *>(user_data);
 
     if (t->op != GGML_OP_SET_ROWS) {
-        return !ask;
+        return llama_fed_eval_output(state, t, ask);
     }
     const ggml_tensor * storage = t;
     while (storage->view_src) {

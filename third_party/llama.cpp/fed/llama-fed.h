@@ -105,6 +105,16 @@ LLAMA_API int32_t llama_fed_set_hook(struct llama_context * ctx, const uint8_t *
 // LLAMA_FED_E_STATE outside the hook: there llama_fed_release does the same.
 LLAMA_API int32_t llama_fed_mask(struct llama_context * ctx, const llama_pos * pos, size_t n);
 
+// Called after layer il with the residual stream that leaves it: rows [n][n_embd] of the tokens at pos[0..n), valid
+// during the call. It may read rows and change nothing. At the model's last layer only tokens whose logits are wanted
+// have rows; they are taken to be the last of the micro-batch. Models that name no layer outputs, or whose stream has
+// several parts, never call it.
+typedef void (*llama_fed_output_hook)(int32_t il, const llama_pos * pos, size_t n, const float * rows, uint32_t n_embd,
+                                      void * user_data);
+
+// Sets the hook for the outputs of all layers; hook NULL removes it.
+LLAMA_API int32_t llama_fed_set_output_hook(struct llama_context * ctx, llama_fed_output_hook hook, void * user_data);
+
 struct llama_fed_memory {
     uint32_t n_layers_local; // layers of each cache
     uint32_t n_layers_sync;

@@ -46,6 +46,13 @@ struct llama_fed_layer {
     llama_fed_rope   rope;
 };
 
+// Who watches what leaves the layers.
+struct llama_fed_output {
+    llama_fed_output_hook hook = nullptr;
+    void *                data = nullptr;
+    std::vector<float>    rows; // of one micro-batch, [n_tokens][n_embd]
+};
+
 // State shared by the cache, its batch contexts and the eval callback. Owned by the cache.
 struct llama_fed_state {
     std::vector<llama_fed_layer> layers;
@@ -55,6 +62,8 @@ struct llama_fed_state {
     llama_fed_hook       hook      = nullptr;
     void *               hook_data = nullptr;
     std::vector<uint8_t> hook_layers;
+
+    llama_fed_output output;
 
     bool                   in_hook = false;
     std::vector<llama_pos> ubatch_pos;         // of the micro-batch being evaluated
@@ -133,3 +142,6 @@ llama_memory_i * llama_kv_cache_fed_create(const llama_model & model, const llam
 
 // ggml_backend_sched_eval_callback; user_data is a llama_fed_state.
 bool llama_fed_eval(ggml_tensor * t, bool ask, void * user_data);
+
+// The part of llama_fed_eval that shows layer outputs; called for nodes that store no rows.
+bool llama_fed_eval_output(llama_fed_state & state, const ggml_tensor * t, bool ask);
