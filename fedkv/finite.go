@@ -7,38 +7,67 @@ import (
 
 // CheckFinite reports the first group of rows that could decode to something that float16, the type of the
 // cache, cannot hold: NaN, an infinity, or 65520 and more. One such value would spoil every token that
-// attends to it, even through a mask, because 0·NaN is NaN. rows is any number of whole rows of type t; only
-// scales are read of quantised ones, and nothing is allocated.
+// attends to it, even through a mask, because 0·NaN is NaN. rows is any number of whole rows of type t, without
+// the mean of a centred type, which is for checkMean; only scales are read of quantised ones, and nothing is
+// allocated.
+//
+// Undoing a transform adds values up, so that those of transformed rows have to be smaller: by half where the
+// mean, another half, is added, and by 16, which is above √128, where a Hadamard matrix multiplies.
 func (t Type) CheckFinite(rows []byte) error {
 	if !t.Valid() {
 		return Errorf(CodeTypes, "unknown wire type %d", uint8(t))
 	}
-	if len(rows)%types[t].bytes != 0 {
-		return Errorf(CodeRange, "%d bytes are no rows of %v, which come in groups of %d bytes", len(rows), t, types[t].bytes)
+	group := types[t.Base()]
+	if len(rows)%group.bytes != 0 {
+		return Errorf(CodeRange, "%d bytes are no rows of %v, which come in groups of %d bytes", len(rows), t, group.bytes)
 	}
+	var halvings uint16
+	if t.IsCentred() {
+		halvings++
+	}
+	if t.IsHadamard() {
+		halvings += 4
+	}
+	const exponent = 0x0400 // one step of a float16's exponent
 	bad := -1
-	switch t {
+	switch t.Base() {
 	case F16:
-		bad = badHalf(rows)
+		bad = badHalf(rows, halfOverflow-halvings*exponent)
 	case Q8_0:
-		bad = badScale(rows, types[t].bytes, 0x6000) // 512: times 128 is 65536
+		bad = badScale(rows, group.bytes, 0x6000-halvings*exponent) // 512: times 128 is 65536
 	case Q4_0:
-		bad = badScale(rows, types[t].bytes, 0x7000) // 8192: times 8 is 65536
+		bad = badScale(rows, group.bytes, 0x7000-halvings*exponent) // 8192: times 8 is 65536
 	case Q4_1:
-		bad = badSpan(rows, types[t].bytes, 15)
+		bad = badSpan(rows, group.bytes, 15, 65520/float64(uint(1)<<halvings))
 	case Q5_1:
-		bad = badSpan(rows, types[t].bytes, 31)
+		bad = badSpan(rows, group.bytes, 31, 65520/float64(uint(1)<<halvings))
 	}
 	if bad >= 0 {
-		return Errorf(CodeValue, "elements from %d on are not finite in float16", bad/types[t].bytes*types[t].elements)
+		return Errorf(CodeValue, "elements from %d on are not finite in float16", bad/group.bytes*group.elements)
 	}
 	return nil
 }
 
-// badHalf is the offset of the first float16 that is infinite or NaN, or -1. Sixteen values are tested at
-// once: adding one to an exponent of all ones, and to no other, carries into the sign bit.
-func badHalf(rows []byte) int {
-	const exponents, ones, carries = 0x7c00_7c00_7c00_7c00, 0x0400_0400_0400_0400, 0x8000_8000_8000_8000
+// checkMean reports the first element of a centred type's mean that is not below 32768.
+func checkMean(mean []byte) error {
+	if bad := badHalf(mean, halfLarge); bad >= 0 {
+		return Errorf(CodeValue, "element %d of the mean is too large", bad/2)
+	}
+	return nil
+}
+
+// The exponent bits that, all set, make a float16 infinite or NaN, and those that make its magnitude 32768 or more.
+const (
+	halfOverflow uint16 = 0x7c00
+	halfLarge    uint16 = 0x7800
+)
+
+// badHalf is the offset of the first float16 that has all of these exponent bits, or -1. The bits are a run from
+// the exponent's top. Sixteen values are tested at once: adding one to the lowest of the bits where all are set,
+// and nowhere else, carries into the sign bit.
+func badHalf(rows []byte, exponent uint16) int {
+	const every, carries = 0x0001_0001_0001_0001, 0x8000_8000_8000_8000
+	exponents, ones := uint64(exponent)*every, uint64(0x8000-exponent)*every
 	at := 0
 	for rest := rows; len(rest) >= 32; rest = rest[32:] {
 		a := binary.LittleEndian.Uint64(rest)&exponents + ones
@@ -51,7 +80,7 @@ func badHalf(rows []byte) int {
 		at += 32
 	}
 	for ; at < len(rows); at += 2 {
-		if binary.LittleEndian.Uint16(rows[at:])&0x7c00 == 0x7c00 {
+		if binary.LittleEndian.Uint16(rows[at:])&exponent == exponent {
 			return at
 		}
 	}
@@ -69,16 +98,17 @@ func badScale(rows []byte, group int, end uint16) int {
 	return -1
 }
 
-// badSpan is the offset of the first group in which minimum + steps·scale, or the minimum itself, is beyond
-// float16, or -1. Every other code lies between the two.
-func badSpan(rows []byte, group int, steps float32) int {
+// badSpan is the offset of the first group in which minimum + steps·scale, or the minimum itself, has a magnitude
+// of most or more, or -1. Every other code lies between the two. most is above 2016.
+func badSpan(rows []byte, group int, steps float32, most float64) int {
 	for at := 0; at < len(rows); at += group {
 		scale, least := binary.LittleEndian.Uint16(rows[at:]), binary.LittleEndian.Uint16(rows[at+2:])
-		if scale&0x7fff < 0x6400 && least&0x7fff < 0x7800 { // below 1024 and 32768: 31·1024 + 32768 is below 65520
+		if scale&0x7fff < 0x5000 && least&0x7fff < 0x6400 { // below 32 and 1024: 31·32 + 1024 is 2016
 			continue
 		}
-		end := float32(steps*fromHalf(scale)) + fromHalf(least)
-		if least&0x7fff >= 0x7c00 || !(math.Abs(float64(end)) < 65520) {
+		low := math.Abs(float64(fromHalf(least)))
+		end := math.Abs(float64(float32(steps*fromHalf(scale)) + fromHalf(least)))
+		if !(low < most) || !(end < most) {
 			return at
 		}
 	}

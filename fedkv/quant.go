@@ -3,6 +3,7 @@ package fedkv
 import (
 	"encoding/binary"
 	"math"
+	"slices"
 )
 
 // The codec of rows: readable, and bit for bit what ggml's reference routines give (ggml-quants.c,
@@ -12,13 +13,78 @@ import (
 // Every product that is added to something is rounded to float32 first, by conversion, because Go may
 // otherwise fuse the two operations, and then the bits would depend on the CPU.
 
-// AppendRow appends one row in the layout of t. RowSize must accept len(row); otherwise AppendRow panics, as
-// an index out of range does.
+// AppendRows appends rows [n][elements] as they stand in a block: the mean of a centred type, then the rows.
+// RowSize must accept elements. Nothing is appended for no rows. K rows of a centred type are to be at position 0.
+//
+// The mean is summed in float64, in the order of the rows, and rounded to float16; what is subtracted is the
+// rounded one, so that the receiver adds exactly what the sender took away.
+func (t Type) AppendRows(dst []byte, rows []float32, elements int) []byte {
+	if !t.IsCentred() || len(rows) == 0 {
+		for ; len(rows) > 0; rows = rows[elements:] {
+			dst = t.AppendRow(dst, rows[:elements])
+		}
+		return dst
+	}
+	mean, left := make([]float32, elements), make([]float32, elements)
+	for i := range mean {
+		sum, n := 0.0, 0
+		for at := i; at < len(rows); at += elements {
+			sum += float64(rows[at])
+			n++
+		}
+		h := toHalf(float32(sum / float64(n)))
+		dst = binary.LittleEndian.AppendUint16(dst, h)
+		mean[i] = fromHalf(h)
+	}
+	for ; len(rows) > 0; rows = rows[elements:] {
+		for i, m := range mean {
+			left[i] = rows[i] - m
+		}
+		dst = t.AppendRow(dst, left)
+	}
+	return dst
+}
+
+// DecodeRows decodes rows [n][elements] of a block into dst, whose length says how many they are. src must have
+// exactly their bytes, the mean of a centred type included.
+func (t Type) DecodeRows(dst []float32, elements int, src []byte) error {
+	size, err := t.RowSize(elements)
+	if err != nil {
+		return err
+	}
+	n := len(dst) / elements
+	mean := 0
+	if n > 0 {
+		mean = t.meanSize(elements)
+	}
+	if len(dst) != n*elements || len(src) != mean+n*size {
+		return Errorf(CodeRange, "%d bytes for %d values, rows of %d elements of %v have %d bytes", len(src), len(dst), elements, t, size)
+	}
+	for i := range n {
+		row := dst[i*elements:][:elements]
+		if err := t.DecodeRow(row, src[mean+i*size:][:size]); err != nil {
+			return err
+		}
+		if t.IsCentred() {
+			for j := range row {
+				row[j] += half(src[2*j:])
+			}
+		}
+	}
+	return nil
+}
+
+// AppendRow appends one row in the layout of t; of a centred type it is what is left of the row without the mean.
+// RowSize must accept len(row); otherwise AppendRow panics, as an index out of range does.
 //
 // A value that is not finite, or too large for the type, makes its whole group of 32 non-finite, and
 // CheckFinite refuses that at either end: quantising never turns a broken row into a plausible one.
 func (t Type) AppendRow(dst []byte, row []float32) []byte {
-	if t == F16 {
+	if t.IsHadamard() {
+		row = slices.Clone(row)
+		hadamard(row)
+	}
+	if t.Base() == F16 {
 		for _, v := range row {
 			dst = appendHalf(dst, v)
 		}
@@ -26,7 +92,7 @@ func (t Type) AppendRow(dst []byte, row []float32) []byte {
 	}
 	for ; len(row) > 0; row = row[quantBlock:] {
 		x := (*[quantBlock]float32)(row)
-		switch t {
+		switch t.Base() {
 		case Q8_0:
 			dst = appendQ8_0(dst, x)
 		case Q5_1:
@@ -42,7 +108,8 @@ func (t Type) AppendRow(dst []byte, row []float32) []byte {
 	return dst
 }
 
-// DecodeRow decodes one row of len(dst) elements. src must be RowSize(len(dst)) bytes.
+// DecodeRow decodes one row of len(dst) elements, of a centred type what is left of it without the mean. src must
+// be RowSize(len(dst)) bytes.
 func (t Type) DecodeRow(dst []float32, src []byte) error {
 	size, err := t.RowSize(len(dst))
 	if err != nil {
@@ -51,15 +118,16 @@ func (t Type) DecodeRow(dst []float32, src []byte) error {
 	if len(src) != size {
 		return Errorf(CodeRange, "%d bytes, a row of %d elements of %v has %d", len(src), len(dst), t, size)
 	}
-	if t == F16 {
+	if t.Base() == F16 {
 		for i := range dst {
 			dst[i] = half(src[2*i:])
 		}
 		return nil
 	}
-	for ; len(dst) > 0; dst, src = dst[quantBlock:], src[types[t].bytes:] {
+	row := dst
+	for ; len(dst) > 0; dst, src = dst[quantBlock:], src[types[t.Base()].bytes:] {
 		y := (*[quantBlock]float32)(dst)
-		switch t {
+		switch t.Base() {
 		case Q8_0:
 			decodeQ8_0(y, src)
 		case Q5_1:
@@ -70,7 +138,36 @@ func (t Type) DecodeRow(dst []float32, src []byte) error {
 			decodeQ4_0(y, src)
 		}
 	}
+	if t.IsHadamard() {
+		hadamard(row)
+	}
 	return nil
+}
+
+// HadamardSize is the length of the groups in which a row is multiplied by the Walsh-Hadamard matrix: the largest
+// power of two that divides the row, but at most 128.
+func HadamardSize(elements int) int {
+	return min(elements&-elements, 128)
+}
+
+// hadamard multiplies each group of a row by the orthonormal Walsh-Hadamard matrix in natural order, whose element
+// (i, j) is ±1/√n: minus where i and j share an odd number of set bits. It is its own inverse.
+func hadamard(row []float32) {
+	n := HadamardSize(len(row))
+	scale := float32(1 / math.Sqrt(float64(n)))
+	for ; len(row) > 0; row = row[n:] {
+		for stride := 1; stride < n; stride *= 2 {
+			for at := 0; at < n; at += 2 * stride {
+				for i := at; i < at+stride; i++ {
+					a, b := row[i], row[i+stride]
+					row[i], row[i+stride] = a+b, a-b
+				}
+			}
+		}
+		for i := range n {
+			row[i] *= scale
+		}
+	}
 }
 
 // q8_0: scale, then 32 signed bytes. The largest magnitude becomes ±127.
