@@ -13,7 +13,7 @@ import (
 
 // OutputHook gets the residual stream [n][embedding] that leaves a layer, of the tokens at positions [first, first+n).
 // The rows are the engine's own and valid during the call only. The context must not be used in it.
-type OutputHook func(layer, first, n int, rows []float32)
+type OutputHook = func(layer, first, n int, rows []float32)
 
 // SetOutputHook lets hook see what leaves every layer in the evaluations to come; nil ends that. Watching changes no
 // result. At the last layer only tokens whose logits are kept have rows. It needs a federated context, and a model that

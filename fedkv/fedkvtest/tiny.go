@@ -196,6 +196,9 @@ func (p *Pass) Attend(rows Rows, see func(q, k int) bool) {
 	p.layer++
 }
 
+// Hidden is the residual stream after the layers so far, [tokens][embed]. It is the pass's own.
+func (p *Pass) Hidden() [][]float64 { return p.x }
+
 // Logits is the output after the last layer, [tokens][vocabulary].
 func (p *Pass) Logits() [][]float64 {
 	out := make([][]float64, len(p.x))

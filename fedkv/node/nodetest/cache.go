@@ -37,6 +37,7 @@ type cache struct {
 	layers      []map[int]cell // by layer and position
 	turned      []bool         // by layer: its rotation is known, since a pass came through
 	logits      [][]float32
+	output      func(layer, first, n int, rows []float32)
 }
 
 // enter claims the cache for one call. Inside a hook the evaluation holds it already.
@@ -190,6 +191,7 @@ func (c *cache) microBatch(tokens []fedkv.Token, pos int, hook *node.Hook) (*fed
 		}
 		at, rows := c.keys(layer)
 		pass.Attend(rows, func(q, k int) bool { return at[k] <= positions[q] })
+		c.show(layer, pos, pass.Hidden())
 	}
 	return pass, nil
 }
