@@ -1,21 +1,14 @@
 package main
 
 import (
-	"bufio"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"math"
-	"os"
-	"strconv"
-	"strings"
+	"time"
 
-	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/urfave/cli/v2"
 
 	"fedattn/fedkv"
+	"fedattn/fedkv/measure"
 	"fedattn/fedkv/node/lab"
 )
 
@@ -23,20 +16,29 @@ func evalCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "eval",
 		Usage:     "measure what schedules and wire types cost, against one process that evaluates everything",
-		UsageText: "fedattn eval [flags] --model FILE --text FILE",
-		Description: "Cases are every combination of --participants, --schedule and --wire, or the lines of --cases: JSON objects\n" +
+		UsageText: "fedattn eval [flags] --model FILE (--text FILE | --gsm8k FILE)",
+		Description: "Cases are every combination of --participants, --schedule, --wire and --rows, or the lines of --cases: JSON objects\n" +
 			"with the keys of this command's own --format jsonl. Where such a line has a kld_mean, it is a reference: a mean\n" +
-			"KL divergence further from it than --tolerance is an error.\n\n" + scheduleHelp,
-		Flags: append(append(modelFlags(), promptFlags(2048, 128, 32)...),
+			"KL divergence further from it than --tolerance is an error. Two cases are always there: centralised, one process\n" +
+			"that evaluates everything, and local-only, a publisher to whom nobody sends anything.\n\n" +
+			"With --text, figures compare the probabilities of the publisher's tokens; ± is the standard error over --windows,\n" +
+			"over the tokens if there is one. With --gsm8k, participants share solved examples and a problem: em is the share of\n" +
+			"problems that are solved, gold_nll how unlikely, in nats per token, the true solution is.\n\n" + scheduleHelp,
+		Flags: append(append(append(modelFlags(), promptFlags(2048, 128, 32)...), gsm8kFlags()...),
+			&cli.IntFlag{Name: "windows", Value: 1, Usage: "measure `N` stretches of the text, evenly spread over it", Category: promptCategory},
+			&cli.StringFlag{Name: "segments", Value: "tok",
+				Usage: "`HOW` to cut: tok, into equally many tokens; sem, into whole paragraphs or examples", Category: promptCategory},
 			&cli.StringFlag{Name: "participants", Aliases: []string{"n"}, Value: "4", Usage: "devices, the publisher included: `LIST` such as 2,4,8"},
 			&cli.StringSliceFlag{Name: "schedule", Value: cli.NewStringSlice("gather"), KeepSpace: true, Usage: "`SCHEDULE` of sync layers, see above"},
 			&cli.StringSliceFlag{Name: "wire", Value: cli.NewStringSlice("q8_0/q4_0"), Usage: "`K/V` rows on the wire: f16, q8_0, q5_1, q4_1, q4_0"},
+			&cli.StringSliceFlag{Name: "rows", Value: cli.NewStringSlice(lab.AllRows), KeepSpace: true, Usage: "`ROWS` of a segment that are sent: all"},
 			&cli.StringFlag{Name: "positions", Value: "canonical", Usage: "`WHERE` segments are evaluated in gather: canonical, inplace"},
+			&cli.IntFlag{Name: "seed", Value: 1, Usage: "`SEED` of what is random; the same seed gives the same lines, but for the seconds"},
 			&cli.StringFlag{Name: "cases", Usage: "JSONL `FILE` with the cases to measure"},
 			&cli.Float64Flag{Name: "tolerance", Value: 0.10, Usage: "how far a mean KL may be from its reference, as a `SHARE`"},
 			&cli.StringFlag{Name: "transport", Value: "memory",
 				Usage: "`NETWORK` between the devices: memory, quic (over loopback); the figures are the same"},
-			&cli.StringFlag{Name: "format", Value: "table", Usage: "`FORMAT` of the output: table, jsonl"},
+			&cli.StringFlag{Name: "format", Value: "table", Usage: "`FORMAT` of the output: table, jsonl, csv; a table with -v has llama-perplexity's statistics under it"},
 			&cli.StringFlag{Name: "logits-out", Usage: "write the publisher's logits, float32 [publisher tokens][vocabulary], as a NumPy `FILE`; of one case only"},
 			&cli.StringFlag{Name: "tokens-out", Usage: "write that case's tokens, bounds, layers and row types as a JSON `FILE`"},
 		),
@@ -44,15 +46,11 @@ func evalCommand() *cli.Command {
 	}
 }
 
-// evalCase is a case with the mean KL that it should have.
-type evalCase struct {
-	lab.Case
-	Reference *float64 `json:"kld_mean"`
-}
-
-func (c evalCase) String() string {
-	return fmt.Sprintf("%d participants, contributors=%s, publisher=%s, %s/%s, %s",
-		c.Participants, c.Contributors, c.Publisher, c.WireK, c.WireV, c.Positions)
+// evalRun is what eval does with its flags once they are right.
+type evalRun struct {
+	*cli.Context
+	network lab.Network
+	out     evalOutput
 }
 
 func runEval(c *cli.Context) error {
@@ -63,11 +61,19 @@ func runEval(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	newOutput, err := chosen(c, "format", map[string]func(io.Writer) evalOutput{"table": newEvalTable, "jsonl": newEvalLines})
+	measured, err := evalSource(c)
 	if err != nil {
 		return err
 	}
-	if err := between(c, 0, math.MaxFloat64, "tolerance"); err != nil {
+	newOutput, err := chosen(c, "format", evalFormats)
+	if err != nil {
+		return err
+	}
+	err = first(between(c, 0, math.MaxFloat64, "tolerance"), atLeast(c, 1, "windows"), atLeast(c, 0, "seed"))
+	if err != nil {
+		return err
+	}
+	if _, err := chosen(c, "segments", segmentations); err != nil {
 		return err
 	}
 	// what is wrong in any model is said before one is loaded
@@ -78,157 +84,169 @@ func runEval(c *cli.Context) error {
 	if err := checkExport(c, len(cases)); err != nil {
 		return err
 	}
-	bench, text, closeBench, err := newBench(c, network)
+	run := evalRun{c, network, newOutput(c.App.Writer, c.Bool("verbose"))}
+	defer run.out.close()
+	return measured(run)
+}
+
+// evalSource finds out which of the texts is to be measured, and refuses flags that are another one's.
+func evalSource(c *cli.Context) (measured func(evalRun) error, err error) {
+	sources := []struct {
+		flag     string
+		measured func(evalRun) error
+		flags    []string // that only this one takes
+	}{
+		{"text", evalRun.text, []string{"tokens", "publisher-tokens", "prefix-tokens", "windows", "logits-out", "tokens-out", "tolerance"}},
+		{"gsm8k", evalRun.gsm8k, []string{"shots", "question", "problems", "predict"}},
+	}
+	named := ""
+	for _, s := range sources {
+		if c.String(s.flag) == "" {
+			continue
+		}
+		if named != "" {
+			return nil, usagef("--%s and --%s contradict each other: give one of them", named, s.flag)
+		}
+		named, measured = s.flag, s.measured
+	}
+	if named == "" {
+		return nil, noText("--text FILE or --gsm8k FILE")
+	}
+	for _, s := range sources {
+		for _, flag := range s.flags {
+			if s.flag != named && c.IsSet(flag) {
+				return nil, usagef("--%s is for --%s: it means nothing with --%s", flag, s.flag, named)
+			}
+		}
+	}
+	return measured, nil
+}
+
+// segmentations by the name that --segments takes.
+var segmentations = map[string]func(lab.Engine) lab.Segmentation{
+	"tok": func(lab.Engine) lab.Segmentation { return lab.Evenly },
+	"sem": func(e lab.Engine) lab.Segmentation { return lab.Paragraphs(e) },
+}
+
+// text measures windows of a text.
+func (r evalRun) text() error {
+	content, err := readText("text", r.String("text"))
 	if err != nil {
 		return err
 	}
-	defer closeBench()
-	cases, err = evalCases(c, len(bench.Engine.Shape().Layers))
+	bench, engine, err := openBench(r.Context, r.network)
 	if err != nil {
 		return err
 	}
-	// the same tokens however they are cut: one centralised run serves all cases
-	prompt, err := cut(c, text, cases[0].Participants)
+	defer engine.Close()
+	cases, err := evalCases(r.Context, engine.Layers())
 	if err != nil {
 		return err
 	}
-	base, err := lab.Centralised(c.Context, bench.Engine, prompt, false)
+	start, err := engine.TokenizeDocument("")
 	if err != nil {
 		return err
 	}
-	out := newOutput(c.App.Writer)
-	defer out.close()
-	off := 0
+	text, err := engine.TokenizeDocument(content)
+	if err != nil {
+		return err
+	}
+	texts, err := lab.Windows(start, text[len(start):], r.Int("tokens"), r.Int("windows"))
+	if err != nil {
+		return cutError(err)
+	}
+	// how the tokens are cut makes no difference to one process: its runs serve all cases
+	share := segmentations[r.String("segments")](engine)
+	bases := make([][]float32, len(texts))
+	windows := func(participants int) ([]lab.Window, error) {
+		windows := make([]lab.Window, len(texts))
+		for i, text := range texts {
+			prompt, err := cutBy(r.Context, share, text, participants)
+			if err != nil {
+				return nil, err
+			}
+			windows[i] = lab.Window{Prompt: prompt, Base: bases[i]}
+		}
+		return windows, nil
+	}
+	counts := participantsOf(cases)
+	for _, n := range counts { // before anything is evaluated
+		if _, err := windows(n); err != nil {
+			return err
+		}
+	}
+	all, err := windows(counts[0])
+	if err != nil {
+		return err
+	}
+	started := time.Now()
+	for i, w := range all {
+		if bases[i], err = lab.Centralised(r.Context.Context, bench.Engine, w.Prompt, false); err != nil {
+			return err
+		}
+		all[i].Base = bases[i]
+	}
+	seed := uint64(r.Int("seed"))
+	line, err := bench.Centralised(all, seed, time.Since(started).Seconds()/float64(len(all)))
+	if err != nil {
+		return err
+	}
+	if err := r.out.record(textRecord(lab.Measured{Line: line}, nil)); err != nil {
+		return err
+	}
+	return r.measure(bench, append(localOnly(cases, seed), cases...), windows)
+}
+
+// measure runs every case on its windows and holds it against its reference.
+func (r evalRun) measure(bench lab.Bench, cases []evalCase, windows func(participants int) ([]lab.Window, error)) error {
+	off, references := 0, 0
 	for _, ec := range cases {
-		prompt, err := cut(c, text, ec.Participants)
+		shared, err := windows(ec.Participants)
 		if err != nil {
 			return err
 		}
-		result, err := bench.Run(c.Context, ec.Case, prompt)
+		m, err := bench.MeasureWindows(r.Context.Context, ec.Case, shared)
 		if err != nil {
 			return fmt.Errorf("%v: %w", ec, err)
 		}
-		line, err := bench.Compare(ec.Case, prompt, base, result)
-		if err != nil {
-			return fmt.Errorf("%v: %w", ec, err)
-		}
-		if err := export(c, bench.Engine, ec.Case, prompt, result.Logits); err != nil {
+		if err := r.out.record(textRecord(m, ec.Reference)); err != nil {
 			return err
 		}
-		out.line(line, ec.Reference)
-		if ec.Reference != nil && !(math.Abs(line.Deviation(*ec.Reference)) <= c.Float64("tolerance")) {
+		if ec.Name != lab.LocalOnlyName {
+			if err := export(r.Context, bench.Engine, ec.Case, shared[0].Prompt, m.Logits); err != nil {
+				return err
+			}
+		}
+		if ec.Reference == nil {
+			continue
+		}
+		references++
+		if !(math.Abs(m.Deviation(*ec.Reference)) <= r.Float64("tolerance")) {
 			off++
-			fmt.Fprintf(c.App.ErrWriter, "off: %v: mean KL %.4f, reference %.4f\n", ec, line.KLDMean, *ec.Reference)
+			fmt.Fprintf(r.App.ErrWriter, "off: %v: mean KL %.4f, reference %.4f\n", ec, m.KLDMean, *ec.Reference)
 		}
 	}
 	if off > 0 {
-		return fmt.Errorf("%d of %d cases are off their reference by more than %.0f %%", off, len(cases), 100*c.Float64("tolerance"))
+		return fmt.Errorf("%d of %d cases are off their reference by more than %.0f %%", off, references, 100*r.Float64("tolerance"))
 	}
 	return nil
 }
 
-// evalCases lists what to measure of a model with this many layers.
-func evalCases(c *cli.Context, layers int) ([]evalCase, error) {
-	if path := c.String("cases"); path != "" {
-		return readCases(path)
-	}
-	positions, err := fedkv.ParsePositions(c.String("positions"))
-	if err != nil {
-		return nil, usagef("--positions: %v", err)
-	}
-	var cases []evalCase
-	for n := range strings.SplitSeq(c.String("participants"), ",") {
-		participants, err := strconv.Atoi(strings.TrimSpace(n))
-		if err != nil || participants < 1 || participants > fedkv.MaxParticipants {
-			return nil, usagef("--participants %q: %q is not a number from 1 to %d", c.String("participants"), n, fedkv.MaxParticipants)
-		}
-		for _, s := range c.StringSlice("schedule") {
-			schedules, err := fedkv.ParseSchedules(s, layers)
-			if err != nil {
-				return nil, scheduleError(s, err)
-			}
-			for _, w := range c.StringSlice("wire") {
-				types, err := fedkv.ParseWireTypes(w)
-				if err != nil {
-					return nil, usagef("--wire: %v", err)
-				}
-				where := positions
-				if schedules.Regime() == fedkv.Lockstep {
-					where = fedkv.InPlace
-				}
-				cases = append(cases, evalCase{Case: lab.Case{
-					Participants: participants, Contributors: schedules.Contributors.String(),
-					Publisher: schedules.Publisher.String(), WireK: types.K.String(), WireV: types.V.String(), Rows: lab.AllRows,
-					Positions: where.String(),
-				}})
-			}
-		}
-	}
-	return cases, nil
-}
+var textHeader = []string{"", "N", "contributors", "publisher", "K/V", "rows", "positions", "mean KL", "± ref", "same top", "PPL", "KiB", "B/token", "barriers", "s"}
 
-func readCases(path string) ([]evalCase, error) {
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("no such file of cases: %s; give an existing one with --cases", path)
-	} else if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	var cases []evalCase
-	lines := bufio.NewScanner(f)
-	for n := 1; lines.Scan(); n++ {
-		if strings.TrimSpace(lines.Text()) == "" {
-			continue
-		}
-		var ec evalCase
-		if err := json.Unmarshal(lines.Bytes(), &ec); err != nil {
-			return nil, fmt.Errorf("%s:%d: %w; a case is a line of --format jsonl", path, n, err)
-		}
-		cases = append(cases, ec)
-	}
-	if err := lines.Err(); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	if len(cases) == 0 {
-		return nil, fmt.Errorf("%s has no cases: a case is a line of --format jsonl", path)
-	}
-	return cases, nil
-}
-
-// evalOutput prints measured cases, with their references where they have one.
-type evalOutput interface {
-	line(l lab.Line, reference *float64)
-	close()
-}
-
-type evalLines struct{ *json.Encoder }
-
-func newEvalLines(w io.Writer) evalOutput { return evalLines{json.NewEncoder(w)} }
-
-func (o evalLines) line(l lab.Line, _ *float64) { _ = o.Encode(l) }
-func (evalLines) close()                        {}
-
-type evalTable struct{ table.Writer }
-
-func newEvalTable(w io.Writer) evalOutput {
-	return evalTable{newTable(w, "N", "contributors", "publisher", "K/V", "positions", "mean KL", "± ref", "same top", "PPL", "KiB", "s")}
-}
-
-func (o evalTable) line(l lab.Line, reference *float64) {
+func textRecord(m lab.Measured, reference *float64) record {
 	ref := ""
 	if reference != nil {
-		ref = fmt.Sprintf("%+.1f %%", 100*l.Deviation(*reference))
+		ref = fmt.Sprintf("%+.1f %%", 100*m.Deviation(*reference))
 	}
-	o.AppendRow(table.Row{
-		l.Participants, l.Contributors, l.Publisher, l.WireK + "/" + l.WireV, l.Positions, fmt.Sprintf("%.4f", l.KLDMean), ref,
-		fmt.Sprintf("%.1f %%", 100*l.SameTop), fmt.Sprintf("%+.1f %%", 100*(l.PPL/l.PPLBase-1)), l.KVBytes >> 10,
-		fmt.Sprintf("%.1f", l.Seconds),
-	})
-}
-
-func (o evalTable) close() {
-	if o.Length() > 0 {
-		o.Render()
+	r := record{
+		object: m.Line, header: textHeader,
+		cells: append(caseCells(m.Case), plusMinus(m.KLDMean, m.KLDMeanSE, 4), ref,
+			percent(m.SameTop), fmt.Sprintf("%.2f (%+.1f %%)", m.PPL, 100*(m.PPL/m.PPLBase-1)), m.KVBytes>>10,
+			fmt.Sprintf("%.0f", m.KVBytesPerToken), m.Barriers, fmt.Sprintf("%.1f", m.Seconds)),
 	}
+	if len(m.Series) > 0 {
+		r.more = fmt.Sprintf("%v:\n\n%s", evalCase{Case: m.Case}, measure.Statistics(m.Series...))
+	}
+	return r
 }

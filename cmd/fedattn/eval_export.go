@@ -22,7 +22,13 @@ func checkExport(c *cli.Context, cases int) error {
 			continue
 		}
 		if cases != 1 {
-			return usagef("--%s takes one case, these are %d: give one of --participants, --schedule and --wire each", flag, cases)
+			return usagef("--%s takes one case, these are %d: give one of --participants, --schedule, --wire and --rows each", flag, cases)
+		}
+		if n := c.Int("windows"); n != 1 {
+			return usagef("--%s takes one window, these are %d: leave --windows out", flag, n)
+		}
+		if path == c.String("logits-out") && path == c.String("tokens-out") {
+			return usagef("--logits-out and --tokens-out are both %s: name two files", path)
 		}
 		if info, err := os.Stat(filepath.Dir(path)); err != nil || !info.IsDir() {
 			return usagef("--%s %s: there is no folder %s; make it first", flag, path, filepath.Dir(path))

@@ -52,6 +52,9 @@ func runVerify(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	if c.String("text") == "" {
+		return noText("--text FILE")
+	}
 	if n := c.Int("participants"); n < 1 || n > fedkv.MaxParticipants {
 		return usagef("--participants %d: must be 1 to %d", n, fedkv.MaxParticipants)
 	}
@@ -91,42 +94,59 @@ func runVerify(c *cli.Context) error {
 
 // checkPrompt finds the mistakes in the flags of verify and eval for which no model is needed.
 func checkPrompt(c *cli.Context) (lab.Network, error) {
-	if err := first(checkModel(c), atLeast(c, 1, "tokens", "publisher-tokens"), atLeast(c, 0, "prefix-tokens")); err != nil {
+	err := first(checkModel(c), atLeast(c, 1, "tokens", "publisher-tokens"), atLeast(c, 0, "prefix-tokens"))
+	if err != nil {
 		return nil, err
-	}
-	if c.String("text") == "" {
-		return nil, usagef("no text: give one with --text FILE")
 	}
 	return chosen(c, "transport", networks)
 }
 
-// newBench reads the text and loads the model.
+// noText is what verify and eval say if nothing is named that they could evaluate.
+func noText(how string) error { return usagef("no text: give one with %s", how) }
+
+// newBench reads the text of --text and loads the model.
 func newBench(c *cli.Context, network lab.Network) (bench lab.Bench, text []fedkv.Token, closeBench func(), err error) {
 	content, err := readText("text", c.String("text"))
 	if err != nil {
 		return bench, nil, nil, err
 	}
-	engine, err := loadEngine(c)
+	bench, engine, err := openBench(c, network)
 	if err != nil {
 		return bench, nil, nil, err
 	}
 	closeBench = func() { _ = engine.Close() }
 	if text, err = engine.TokenizeDocument(content); err != nil {
 		closeBench()
-		return bench, nil, nil, err
+	}
+	return bench, text, closeBench, err
+}
+
+// openBench loads the model that cases are measured on.
+func openBench(c *cli.Context, network lab.Network) (lab.Bench, *llama.Engine, error) {
+	engine, err := loadEngine(c)
+	if err != nil {
+		return lab.Bench{}, nil, err
 	}
 	return lab.Bench{
 		Engine: engine, Network: network, Self: self(engine, "lab", fedkv.RolePublisher), Log: newLogger(c, c.Bool("verbose")),
-	}, text, closeBench, nil
+	}, engine, nil
 }
 
-// cut shares the text out among participants as the flags say.
+// cut shares the text out evenly among participants as the flags say.
 func cut(c *cli.Context, text []fedkv.Token, participants int) (lab.Prompt, error) {
-	p, err := lab.Cut(text, c.Int("tokens"), c.Int("prefix-tokens"), c.Int("publisher-tokens"), participants)
+	return cutBy(c, lab.Evenly, text, participants)
+}
+
+func cutBy(c *cli.Context, share lab.Segmentation, text []fedkv.Token, participants int) (lab.Prompt, error) {
+	p, err := lab.CutBy(share, text, c.Int("tokens"), c.Int("prefix-tokens"), c.Int("publisher-tokens"), participants)
 	if err != nil {
-		return p, usagef("%v; change --tokens, --participants, --prefix-tokens or --publisher-tokens, or give a longer --text", err)
+		return p, cutError(err)
 	}
 	return p, nil
+}
+
+func cutError(err error) error {
+	return usagef("%v; change --tokens, --participants, --prefix-tokens or --publisher-tokens, or give a longer --text", err)
 }
 
 var _ lab.Engine = (*llama.Engine)(nil)

@@ -14,7 +14,7 @@ import (
 
 // Case is one combination to measure.
 type Case struct {
-	Name         string `json:"name,omitempty"`
+	Name         string `json:"name"` // empty unless the case is one of the named ones
 	Participants int    `json:"participants"`
 	Contributors string `json:"contributors"` // schedule
 	Publisher    string `json:"publisher"`    // schedule
@@ -25,27 +25,55 @@ type Case struct {
 	Seed         uint64 `json:"seed"` // of everything random in the session
 }
 
+// Names of the cases between which all others lie.
+const (
+	CentralisedName = "centralised" // one process evaluates everything
+	LocalOnlyName   = "local-only"  // nobody attends to anybody: the publisher knows the prefix and its own segment
+)
+
 // AllRows is the policy that sends every row of a segment.
 const AllRows = "all"
 
-// Line is a measured Case. The keys are those of llama-perplexity where it has one.
+// LocalOnly is the session in which the publisher gets nothing.
+func LocalOnly(participants int, seed uint64) Case {
+	return Case{
+		Name: LocalOnlyName, Participants: participants, Contributors: "none", Publisher: "none",
+		WireK: "f16", WireV: "f16", Rows: AllRows, Positions: "canonical", Seed: seed,
+	}
+}
+
+// Line is a measured Case: what measure.Result says of its windows, and what the sessions took. Bytes are those of
+// rows, without headers, and like the seconds they are means over the windows. The keys are those of llama-perplexity
+// where it has one.
 type Line struct {
 	Case
-	Tokens          int     `json:"tokens"`
+	Windows         int     `json:"windows"`
+	Tokens          int     `json:"tokens"` // of one window
 	PublisherTokens int     `json:"publisher_tokens"`
 	PrefixTokens    int     `json:"prefix_tokens"`
 	KLDMean         float64 `json:"kld_mean"`
+	KLDMeanSE       float64 `json:"kld_mean_se"`
 	KLDMeanSkip8    float64 `json:"kld_mean_skip8"`
+	KLDMeanSkip8SE  float64 `json:"kld_mean_skip8_se"`
 	KLDMedian       float64 `json:"kld_median"`
 	KLDP99          float64 `json:"kld_p99"`
 	KLDMax          float64 `json:"kld_max"`
 	SameTop         float64 `json:"same_top"`
+	SameTopSE       float64 `json:"same_top_se"`
 	PPL             float64 `json:"ppl"`
+	PPLSE           float64 `json:"ppl_se"`
 	PPLBase         float64 `json:"ppl_base"`
 	MaxAbsLogitDiff float64 `json:"max_abs_logit_diff"`
-	KVBytes         int64   `json:"kv_bytes"`           // of rows that the publisher received
-	KVBytesPerToken float64 `json:"kv_bytes_per_token"` // the same, for each of the contributors' tokens
-	Seconds         float64 `json:"seconds"`
+	Traffic
+	Seconds float64 `json:"seconds"`
+}
+
+// Traffic is what a session moves and how often it waits.
+type Traffic struct {
+	KVBytes          int64   `json:"kv_bytes"`                    // every copy on every link, those between contributors included
+	KVBytesPublisher int64   `json:"kv_bytes_publisher"`          // of these, what the publisher received
+	KVBytesPerToken  float64 `json:"kv_bytes_received_per_token"` // the same for each of the contributors' tokens
+	Barriers         int     `json:"barriers"`                    // see Barriers
 }
 
 // Setting resolves a case for a model with the given number of layers.
@@ -54,12 +82,12 @@ func (c Case) Setting(layers int, log zerolog.Logger) (Setting, error) {
 	if err != nil {
 		return Setting{}, err
 	}
-	if c.Rows != AllRows && c.Rows != "" {
-		return Setting{}, fmt.Errorf("unknown rows %q; known are %s", c.Rows, AllRows)
-	}
 	types, err := fedkv.ParseWireTypes(c.WireK + "/" + c.WireV)
 	if err != nil {
 		return Setting{}, err
+	}
+	if c.Rows != AllRows {
+		return Setting{}, fmt.Errorf("unknown rows %q; known are %s", c.Rows, AllRows)
 	}
 	positions, err := fedkv.ParsePositions(c.Positions)
 	if err != nil {
@@ -74,6 +102,30 @@ func (c Case) schedules(layers int) (fedkv.Schedules, error) {
 
 // sessionTimeout bounds one measured session; small devices evaluate long texts slowly.
 const sessionTimeout = time.Hour
+
+// Barriers is how many waits for the network a session has one after another: the layers at which contributors have to
+// wait for rows of earlier ones before they can go on, and one more for the publisher if it receives any. The
+// publisher's layers do not count one by one, since nobody waits for it: where contributors go on without each other,
+// it may as well wait once. So gather has 1, and the paper's schedule as many as it has sync layers, from three
+// participants on.
+func Barriers(s fedkv.Schedules, participants int) int {
+	if participants < 2 {
+		return 0
+	}
+	n := 0
+	// the second contributor is the first that can wait; who sends to later contributors too computes furthest
+	if participants > 2 {
+		last := -1
+		for origin := 1; origin < participants-1; origin++ {
+			last = max(last, s.Sends(origin, participants).Last())
+		}
+		n = s.Contributors.Before(last).Count()
+	}
+	if s.Publisher.Count() > 0 {
+		n++
+	}
+	return n
+}
 
 // Bench is what cases are measured on.
 type Bench struct {
@@ -92,33 +144,100 @@ func (b Bench) Run(ctx context.Context, c Case, p Prompt) (Result, error) {
 	return Run(ctx, b.Engine, b.Network, b.Self, p, setting)
 }
 
-// Measure runs a case and compares its logits with base, those of Centralised.
+// Window is a stretch of text, shared out, with what one process makes of it.
+type Window struct {
+	Prompt Prompt
+	Base   []float32 // Centralised's logits of the publisher's segment, [own tokens][vocabulary]
+}
+
+// Measured is a case after its runs.
+type Measured struct {
+	Line
+	Series []measure.Series // one for each window
+	Logits []float32        // the publisher's of the last window, [own tokens][vocabulary]
+}
+
+// Measure runs a case on one window and compares its logits with base, those of Centralised.
 func (b Bench) Measure(ctx context.Context, c Case, p Prompt, base []float32) (Line, error) {
-	result, err := b.Run(ctx, c, p)
-	if err != nil {
-		return Line{}, err
-	}
-	return b.Compare(c, p, base, result)
+	m, err := b.MeasureWindows(ctx, c, []Window{{p, base}})
+	return m.Line, err
 }
 
-// Compare measures the result of a case's run against base, the logits of Centralised.
-func (b Bench) Compare(c Case, p Prompt, base []float32, result Result) (Line, error) {
-	line, err := b.compare(c, p, base, result.Logits)
-	line.Seconds = result.Seconds
-	line.KVBytes = result.Report.Received()
-	if n := p.Tokens() - len(p.Prefix) - len(p.Own()); n > 0 {
-		line.KVBytesPerToken = float64(line.KVBytes) / float64(n)
+// MeasureWindows runs a case on at least one window, all of them cut alike.
+func (b Bench) MeasureWindows(ctx context.Context, c Case, windows []Window) (Measured, error) {
+	var m Measured
+	var runs []Result
+	for _, w := range windows {
+		result, err := b.Run(ctx, c, w.Prompt)
+		if err != nil {
+			return Measured{}, err
+		}
+		series, err := measure.Each(w.Base, result.Logits, b.Engine.Vocabulary(), w.Prompt.Own())
+		if err != nil {
+			return Measured{}, err
+		}
+		m.Logits, result.Logits = result.Logits, nil // one window's logits are enough to hold
+		m.Series, runs = append(m.Series, series), append(runs, result)
 	}
-	return line, err
+	m.Line = newLine(c, windows[0].Prompt, measure.Pool(m.Series...))
+	tokens := 0
+	for _, w := range windows {
+		tokens += w.Prompt.Contributed()
+	}
+	m.Traffic, m.Seconds = traffic(runs, tokens)
+	schedules, err := c.schedules(len(b.Engine.Shape().Layers))
+	m.Barriers = Barriers(schedules, len(windows[0].Prompt.Segments))
+	return m, err
 }
 
+// Centralised is the line of the one process that windows are compared with; seconds is its mean time.
+func (b Bench) Centralised(windows []Window, seed uint64, seconds float64) (Line, error) {
+	var series []measure.Series
+	for _, w := range windows {
+		s, err := measure.Each(w.Base, w.Base, b.Engine.Vocabulary(), w.Prompt.Own())
+		if err != nil {
+			return Line{}, err
+		}
+		series = append(series, s)
+	}
+	c := Case{
+		Name: CentralisedName, Participants: 1, Contributors: "none", Publisher: "none", WireK: "f16", WireV: "f16",
+		Rows: AllRows, Positions: "inplace", Seed: seed,
+	}
+	line := newLine(c, windows[0].Prompt, measure.Pool(series...))
+	line.Seconds = seconds
+	return line, nil
+}
+
+// traffic is the mean of some runs' traffic, of which the contributors had tokens in all.
+func traffic(runs []Result, tokens int) (t Traffic, seconds float64) {
+	var received, sent int64
+	for _, r := range runs {
+		sent += r.Sent
+		received += r.Report.Received()
+		seconds += r.Seconds
+	}
+	n := float64(len(runs))
+	t.KVBytes, t.KVBytesPublisher = int64(math.Round(float64(sent)/n)), int64(math.Round(float64(received)/n))
+	if tokens > 0 {
+		t.KVBytesPerToken = float64(received) / float64(tokens)
+	}
+	return t, seconds / n
+}
+
+// compare is the line of a single run against another one.
 func (b Bench) compare(c Case, p Prompt, base, run []float32) (Line, error) {
 	r, err := measure.Compare(base, run, b.Engine.Vocabulary(), p.Own())
+	return newLine(c, p, r), err
+}
+
+func newLine(c Case, p Prompt, r measure.Result) Line {
 	return Line{
-		Case: c, Tokens: p.Tokens(), PublisherTokens: len(p.Own()), PrefixTokens: len(p.Prefix),
-		KLDMean: r.KLMean, KLDMeanSkip8: r.KLMeanSkip8, KLDMedian: r.KLMedian, KLDP99: r.KLP99, KLDMax: r.KLMax,
-		SameTop: r.SameTop, PPL: r.PPL, PPLBase: r.PPLBase, MaxAbsLogitDiff: r.MaxLogitDelta,
-	}, err
+		Case: c, Windows: r.Windows, Tokens: p.Tokens(), PublisherTokens: len(p.Own()), PrefixTokens: len(p.Prefix),
+		KLDMean: r.KLMean, KLDMeanSE: r.KLMeanSE, KLDMeanSkip8: r.KLMeanSkip8, KLDMeanSkip8SE: r.KLMeanSkip8SE,
+		KLDMedian: r.KLMedian, KLDP99: r.KLP99, KLDMax: r.KLMax, SameTop: r.SameTop, SameTopSE: r.SameTopSE,
+		PPL: r.PPL, PPLSE: r.PPLSE, PPLBase: r.PPLBase, MaxAbsLogitDiff: r.MaxLogitDelta,
+	}
 }
 
 // Deviation is by which share the mean KL of a line differs from a reference.

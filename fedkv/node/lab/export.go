@@ -33,12 +33,13 @@ func (c Case) Export(p Prompt, layers int) (Export, error) {
 		Contributors: schedules.Contributors.Layers(), Publisher: schedules.Publisher.Layers(),
 		WireK: c.WireK, WireV: c.WireV, Rows: c.Rows, Positions: c.Positions, Seed: c.Seed,
 	}
-	e.Tokens = append(e.Tokens, p.Prefix...)
+	e.Tokens = p.stream()
+	bound := len(p.Prefix)
 	for _, s := range p.Segments {
-		e.Bounds = append(e.Bounds, len(e.Tokens))
-		e.Tokens = append(e.Tokens, s...)
+		e.Bounds = append(e.Bounds, bound)
+		bound += len(s)
 	}
-	e.Bounds = append(e.Bounds, len(e.Tokens))
+	e.Bounds = append(e.Bounds, bound)
 	return e, nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,36 +24,16 @@ type Prompt struct {
 	Segments [][]fedkv.Token
 }
 
-// Cut takes the first total tokens of a text: prefix, then contributors' segments of equal length (the last one gets
-// the remainder), then the publisher's.
-func Cut(tokens []fedkv.Token, total, prefix, publisher, participants int) (Prompt, error) {
-	switch {
-	case participants < 1 || participants > fedkv.MaxParticipants:
-		return Prompt{}, fmt.Errorf("%d participants: there must be 1 to %d", participants, fedkv.MaxParticipants)
-	case prefix < 0 || publisher < 1:
-		return Prompt{}, fmt.Errorf("%d prefix and %d publisher tokens: the publisher needs at least one", prefix, publisher)
-	case len(tokens) < total:
-		return Prompt{}, fmt.Errorf("the text has %d tokens, %d are asked for", len(tokens), total)
-	case participants == 1 && total != prefix+publisher:
-		return Prompt{}, fmt.Errorf("one participant holds all: %d prefix and %d publisher tokens are not %d", prefix, publisher, total)
-	case total-prefix-publisher < participants-1:
-		return Prompt{}, fmt.Errorf("%d tokens leave none for some of %d contributors", total, participants-1)
-	}
-	p := Prompt{Prefix: tokens[:prefix]}
-	rest := tokens[prefix : total-publisher]
-	for left := participants - 1; left > 0; left-- {
-		n := (total - prefix - publisher) / (participants - 1)
-		if left == 1 {
-			n = len(rest)
-		}
-		p.Segments, rest = append(p.Segments, rest[:n]), rest[n:]
-	}
-	p.Segments = append(p.Segments, tokens[total-publisher:total])
-	return p, nil
-}
-
 // Own is the publisher's segment.
 func (p Prompt) Own() []fedkv.Token { return p.Segments[len(p.Segments)-1] }
+
+// stream is all tokens in their order.
+func (p Prompt) stream() []fedkv.Token {
+	return slices.Concat(append([][]fedkv.Token{p.Prefix}, p.Segments...)...)
+}
+
+// Contributed is how many tokens the contributors own.
+func (p Prompt) Contributed() int { return p.Tokens() - len(p.Prefix) - len(p.Own()) }
 
 // Tokens of prefix and segments together.
 func (p Prompt) Tokens() int {
@@ -76,24 +57,24 @@ type Engine interface {
 // sameBatches, prefix and segments are the micro-batches, as they are for the participants; otherwise everything is
 // one. The two differ by the order of float additions only.
 func Centralised(ctx context.Context, e Engine, p Prompt, sameBatches bool) ([]float32, error) {
+	return centralised(ctx, e, p, sameBatches, len(p.Own()))
+}
+
+// centralised keeps the logits of the last outputs tokens.
+func centralised(ctx context.Context, e Engine, p Prompt, sameBatches bool, outputs int) ([]float32, error) {
 	batches := [][]fedkv.Token{}
 	if len(p.Prefix) > 0 {
 		batches = append(batches, p.Prefix)
 	}
 	batches = append(batches, p.Segments...)
 	if !sameBatches {
-		var all []fedkv.Token
-		for _, b := range batches {
-			all = append(all, b...)
-		}
-		batches = [][]fedkv.Token{all}
+		batches = [][]fedkv.Token{p.stream()}
 	}
 	longest := 0
 	for _, b := range batches {
 		longest = max(longest, len(b))
 	}
-	own := len(p.Own())
-	cache, err := e.OpenPlain(p.Tokens(), longest, own)
+	cache, err := e.OpenPlain(p.Tokens(), longest, outputs)
 	if err != nil {
 		return nil, err
 	}
@@ -103,14 +84,14 @@ func Centralised(ctx context.Context, e Engine, p Prompt, sameBatches bool) ([]f
 	for i, b := range batches {
 		want := 0
 		if i == len(batches)-1 {
-			want = own
+			want = outputs
 		}
 		if err := cache.Eval(b, pos, want, nil); err != nil {
 			return nil, errors.Join(ctx.Err(), err)
 		}
 		pos += len(b)
 	}
-	return logits(cache, own)
+	return logits(cache, outputs)
 }
 
 // logits collects the first n rows.
@@ -153,6 +134,8 @@ type Setting struct {
 	Schedules  fedkv.Schedules
 	Types      fedkv.WireTypes
 	Positions  fedkv.Positions
+	Outputs    int // of how many of the last own tokens logits are kept; 0: of all
+	Answer     int // tokens to keep room for after the prompt
 	MicroBatch int // in gather; 0: a segment is one micro-batch
 	Timeout    time.Duration
 	Log        zerolog.Logger
@@ -160,9 +143,10 @@ type Setting struct {
 
 // Result is one session's outcome.
 type Result struct {
-	Logits  []float32 // the publisher's, [own tokens][vocabulary]
+	Logits  []float32 // the publisher's, [outputs][vocabulary]
 	Report  node.Report
-	Seconds float64 // from the first dial to the last logit
+	Sent    int64   // bytes of rows that left a contributor, every copy counted
+	Seconds float64 // from the first dial to the last logit, or the answer's last token
 }
 
 // fixed is a Source that holds given tokens.
@@ -172,6 +156,20 @@ func (f fixed) Segment(context.Context, fedkv.Plan) ([]fedkv.Token, error) { ret
 
 // Run takes a prompt through a session of real participants over network. Any missing participant is an error.
 func Run(ctx context.Context, e Engine, network Network, self fedkv.Hello, p Prompt, s Setting) (Result, error) {
+	if s.Outputs == 0 {
+		s.Outputs = len(p.Own())
+	}
+	var out []float32
+	r, err := within(ctx, e, network, self, p, s, func(session *node.Session) (err error) {
+		out, err = logits(session, s.Outputs)
+		return err
+	})
+	r.Logits = out
+	return r, err
+}
+
+// within opens a session and has it used until use returns.
+func within(ctx context.Context, e Engine, network Network, self fedkv.Hello, p Prompt, s Setting, use func(*node.Session) error) (Result, error) {
 	n := len(p.Segments)
 	devices, closeAll, err := network(n)
 	if err != nil {
@@ -194,6 +192,7 @@ func Run(ctx context.Context, e Engine, network Network, self fedkv.Hello, p Pro
 	}
 	contacts := make([]node.Contact, n-1)
 	var sessions sync.WaitGroup // of the contributors
+	var rows sent
 	for i, d := range devices[:n-1] {
 		hello := self
 		hello.Role, hello.Name = fedkv.RoleContributor, fmt.Sprintf("participant-%d", i+1)
@@ -205,7 +204,11 @@ func Run(ctx context.Context, e Engine, network Network, self fedkv.Hello, p Pro
 		sessions.Add(1)
 		serving.Go(func() { _ = c.Serve(ctx) })
 		contacts[i] = node.Contact{Dial: func(ctx context.Context) (node.Link, error) {
-			return publisher.Peers.Dial(ctx, d.Address)
+			link, err := publisher.Peers.Dial(ctx, d.Address)
+			if err != nil {
+				return nil, err
+			}
+			return rows.watch(link), nil
 		}}
 	}
 	hello := self
@@ -213,18 +216,22 @@ func Run(ctx context.Context, e Engine, network Network, self fedkv.Hello, p Pro
 	started := time.Now()
 	session, err := node.Ask(ctx, node.Question{
 		Engine: e, Self: hello, ID: publisher.Address.ID, Contacts: contacts, Prefix: p.Prefix, Own: p.Own(),
-		Schedules: s.Schedules, Types: s.Types, Positions: s.Positions, MaxContext: p.Tokens(),
-		Outputs: len(p.Own()), MicroBatch: batch, SetupBy: s.Timeout, GatherBy: s.Timeout, RequireAll: true, Log: s.Log,
+		Answer: s.Answer, Schedules: s.Schedules, Types: s.Types, Positions: s.Positions, MaxContext: p.Tokens() + s.Answer,
+		Outputs: s.Outputs, MicroBatch: batch, SetupBy: s.Timeout, GatherBy: s.Timeout, RequireAll: true, Log: s.Log,
 	})
 	if err != nil {
 		return Result{}, err
 	}
-	out, err := logits(session, len(p.Own()))
+	err = use(session)
 	seconds := time.Since(started).Seconds()
 	report := session.Report()
+	bytes := int64(0)
+	if err == nil {
+		bytes = rows.wait()
+	}
 	err = errors.Join(err, session.Close())
 	if err == nil {
 		sessions.Wait() // each ends with the publisher's Done, or when its link does
 	}
-	return Result{Logits: out, Report: report, Seconds: seconds}, err
+	return Result{Report: report, Sent: bytes, Seconds: seconds}, err
 }

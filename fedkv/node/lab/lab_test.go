@@ -146,11 +146,11 @@ func TestCentralisedMayBeStopped(t *testing.T) {
 // Every case is the session that it says, bit for bit.
 func TestRunIsTheOracles(t *testing.T) {
 	for _, c := range []Case{
-		{Contributors: "none", Publisher: "all", WireK: "q8_0", WireV: "q4_0", Positions: "canonical"},
-		{Contributors: "none", Publisher: "2-", WireK: "f16", WireV: "f16", Positions: "inplace"},
-		{Contributors: "all", Publisher: "all", WireK: "q8_0", WireV: "q4_0", Positions: "inplace"},
-		{Contributors: "H=2", Publisher: "H=3", WireK: "q5_1", WireV: "q4_1", Positions: "inplace"},
-		{Contributors: "none", Publisher: "none", WireK: "f16", WireV: "f16", Positions: "canonical"},
+		{Contributors: "none", Publisher: "all", WireK: "q8_0", WireV: "q4_0", Rows: AllRows, Positions: "canonical"},
+		{Contributors: "none", Publisher: "2-", WireK: "f16", WireV: "f16", Rows: AllRows, Positions: "inplace"},
+		{Contributors: "all", Publisher: "all", WireK: "q8_0", WireV: "q4_0", Rows: AllRows, Positions: "inplace"},
+		{Contributors: "H=2", Publisher: "H=3", WireK: "q5_1", WireV: "q4_1", Rows: AllRows, Positions: "inplace"},
+		{Contributors: "none", Publisher: "none", WireK: "f16", WireV: "f16", Rows: AllRows, Positions: "canonical"},
 	} {
 		for _, participants := range []int{1, 2, 4} {
 			b, p := newBench(), prompt(t, participants)
@@ -187,7 +187,7 @@ func TestMeasure(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	exact, err := b.Measure(t.Context(), Case{Participants: 3, Contributors: "all", Publisher: "all", WireK: "f16", WireV: "f16", Positions: "inplace"}, p, base)
+	exact, err := b.Measure(t.Context(), Case{Participants: 3, Contributors: "all", Publisher: "all", WireK: "f16", WireV: "f16", Rows: AllRows, Positions: "inplace"}, p, base)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -200,7 +200,7 @@ func TestMeasure(t *testing.T) {
 	}
 	const layers, row = 6, 64/32*34 + 64/32*18
 	if line.KLDMean <= 0 || line.MaxAbsLogitDiff <= 0 || line.Tokens != 21 || line.PublisherTokens != 4 || line.PrefixTokens != 3 ||
-		line.KVBytes != 14*layers*row || line.KVBytesPerToken != layers*row {
+		line.KVBytes != 14*layers*row || line.KVBytesPublisher != line.KVBytes || line.KVBytesPerToken != layers*row || line.Barriers != 1 {
 		t.Errorf("default: %+v", line)
 	}
 }
@@ -210,6 +210,7 @@ func TestCasesThatAreImpossible(t *testing.T) {
 	for _, change := range []func(*Case){
 		func(c *Case) { c.Contributors = "7" },
 		func(c *Case) { c.WireK = "q9" },
+		func(c *Case) { c.Rows = "some" },
 		func(c *Case) { c.Positions = "somewhere" },
 		func(c *Case) { c.Contributors = "all" }, // canonical lockstep
 	} {
@@ -327,5 +328,117 @@ func TestRunMayBeStopped(t *testing.T) {
 				t.Errorf("%v after %v", err, time.Since(started))
 			}
 		})
+	}
+}
+
+// Bytes count every copy: in lockstep, a contributor's rows go to all who come later.
+func TestBytesOfEveryCopy(t *testing.T) {
+	const row = 2 * 64 * 2 // K and V of one token at one layer, float16
+	for _, c := range []struct {
+		spec           string
+		participants   int
+		all, publisher int64 // rows
+		barriers       int
+	}{
+		{"gather", 4, 21 * 6, 21 * 6, 1},
+		{"contributors=none;publisher=2-", 4, 21 * 4, 21 * 4, 1},
+		{"lockstep", 4, (3 + 2 + 1) * 7 * 6, 21 * 6, 6},
+		{"lockstep", 2, 7 * 6, 7 * 6, 1},
+		{"H=3", 4, (3 + 2 + 1) * 7 * 2, 21 * 2, 2},
+		{"contributors=1-2;publisher=all", 4, (2+1)*7*2 + 21*6, 21 * 6, 3},
+		{"none", 4, 0, 0, 0},
+		{"lockstep", 1, 0, 0, 0},
+	} {
+		b, p := newBench(), prompt(t, c.participants)
+		s := mustSchedules(t, c.spec)
+		line, err := b.Measure(t.Context(), Case{
+			Participants: c.participants, Contributors: s.Contributors.String(), Publisher: s.Publisher.String(),
+			WireK: "f16", WireV: "f16", Rows: AllRows, Positions: "inplace",
+		}, p, make([]float32, len(p.Own())*b.Engine.Vocabulary()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := Traffic{KVBytes: c.all * row, KVBytesPublisher: c.publisher * row, Barriers: c.barriers}
+		if n := p.Contributed(); n > 0 {
+			want.KVBytesPerToken = float64(want.KVBytesPublisher) / float64(n)
+		}
+		if line.Traffic != want {
+			t.Errorf("%s, %d participants: %+v, want %+v", c.spec, c.participants, line.Traffic, want)
+		}
+	}
+}
+
+// The waits of a plan are those that the contributors' machines are told, and the publisher's one.
+func TestBarriers(t *testing.T) {
+	for _, c := range []struct {
+		spec                       string
+		layers, participants, want int
+	}{
+		{"lockstep", 30, 8, 30}, {"H=8", 24, 4, 3}, {"head=8", 24, 4, 3}, {"gather", 30, 8, 1}, {"none", 30, 8, 0}, {"all", 30, 2, 1},
+		{"contributors=2-11;publisher=all", 24, 3, 11}, {"contributors=5;publisher=none", 24, 4, 0}, {"contributors=1,5;publisher=none", 24, 4, 1},
+		{"contributors=all;publisher=0-3", 24, 3, 4}, {"contributors=all;publisher=0-3", 24, 4, 24},
+	} {
+		s, err := fedkv.ParseSchedules(c.spec, c.layers)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := Barriers(s, c.participants); got != c.want {
+			t.Errorf("%s, %d layers, %d participants: %d, want %d", c.spec, c.layers, c.participants, got, c.want)
+		}
+	}
+}
+
+// A line over windows is the mean of the windows' lines, and measuring again gives the same line.
+func TestWindowsArePooled(t *testing.T) {
+	b := newBench()
+	texts, err := Windows(nil, stream(200), 30, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var windows []Window
+	var lines []Line
+	for _, text := range texts {
+		p, err := Cut(text, 30, 3, 10, 3)
+		if err != nil {
+			t.Fatal(err)
+		}
+		base, err := Centralised(t.Context(), b.Engine, p, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		windows = append(windows, Window{p, base})
+		line, err := b.Measure(t.Context(), Default(3), p, base)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines = append(lines, line)
+	}
+	all, err := b.MeasureWindows(t.Context(), Default(3), windows)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mean, largest, ppl := 0.0, 0.0, 1.0
+	for _, l := range lines {
+		mean += l.KLDMean / 3
+		largest = max(largest, l.KLDMax)
+		ppl *= math.Cbrt(l.PPL)
+	}
+	if math.Abs(all.KLDMean-mean) > 1e-12 || all.KLDMax != largest || math.Abs(all.PPL/ppl-1) > 1e-12 || all.Windows != 3 || all.KLDMeanSE <= 0 {
+		t.Errorf("%+v, windows: %+v", all.Line, lines)
+	}
+	if all.KVBytes != lines[0].KVBytes || len(all.Series) != 3 || all.Tokens != 30 {
+		t.Errorf("%+v", all.Line)
+	}
+	again, err := b.MeasureWindows(t.Context(), Default(3), windows)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.Seconds = all.Seconds
+	if again.Line != all.Line {
+		t.Errorf("%+v, then %+v", all.Line, again.Line)
+	}
+	one, err := b.Centralised(windows, 7, 2)
+	if err != nil || one.KLDMean != 0 || one.PPL != all.PPLBase || one.PPLBase != all.PPLBase || one.Seed != 7 || one.Seconds != 2 || one.SameTop != 1 {
+		t.Errorf("%+v, %v", one, err)
 	}
 }

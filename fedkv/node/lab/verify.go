@@ -76,7 +76,8 @@ func (b Bench) Verify(ctx context.Context, p Prompt, report func(Check)) error {
 	if err != nil {
 		return err
 	}
-	same.KVBytes = over.Report.Received()
+	same.Traffic, same.Seconds = traffic([]Result{over}, p.Contributed())
+	same.Barriers = line.Barriers
 	if !slices.Equal(memory.Logits, over.Logits) && same.MaxAbsLogitDiff == 0 {
 		return errors.New("logits differ in their bits but not in value")
 	}
