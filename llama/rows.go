@@ -12,15 +12,6 @@ import (
 	"fedattn/fedkv"
 )
 
-// ggmlTypes maps the wire types to ggml's.
-var ggmlTypes = map[fedkv.Type]C.enum_ggml_type{
-	fedkv.F16:  C.GGML_TYPE_F16,
-	fedkv.Q8_0: C.GGML_TYPE_Q8_0,
-	fedkv.Q5_1: C.GGML_TYPE_Q5_1,
-	fedkv.Q4_1: C.GGML_TYPE_Q4_1,
-	fedkv.Q4_0: C.GGML_TYPE_Q4_0,
-}
-
 // posPtr is where positions begin, as C sees them.
 func posPtr(pos []int32) *C.llama_pos { return (*C.llama_pos)(unsafe.SliceData(pos)) }
 
@@ -94,7 +85,7 @@ func (c *Context) AppendRows(dst []byte, layer int, pos []int32, types fedkv.Wir
 	dst = append(dst, make([]byte, k+v)...)
 	rows := dst[start:]
 	status := C.llama_fed_rows_get(c.ptr, C.int32_t(layer), posPtr(pos), C.size_t(len(pos)),
-		ggmlTypes[types.K], bytesPtr(rows[:k]), C.size_t(k), ggmlTypes[types.V], bytesPtr(rows[k:]), C.size_t(v))
+		C.int32_t(types.K), bytesPtr(rows[:k]), C.size_t(k), C.int32_t(types.V), bytesPtr(rows[k:]), C.size_t(v))
 	if status != C.LLAMA_FED_OK {
 		return dst[:start], fedError(fmt.Sprintf("read %d rows from position %d of layer %d", len(pos), pos[0], layer), status)
 	}
@@ -118,7 +109,7 @@ func (c *Context) WriteRows(layer int, pos []int32, shift int, types fedkv.WireT
 	}
 	return fedError(fmt.Sprintf("write %d rows from position %d of layer %d", len(pos), pos[0], layer),
 		C.llama_fed_rows_set(c.ptr, C.int32_t(layer), posPtr(pos), C.size_t(len(pos)), C.int32_t(shift),
-			ggmlTypes[types.K], bytesPtr(rows[:k]), C.size_t(k), ggmlTypes[types.V], bytesPtr(rows[k:]), C.size_t(v)))
+			C.int32_t(types.K), bytesPtr(rows[:k]), C.size_t(k), C.int32_t(types.V), bytesPtr(rows[k:]), C.size_t(v)))
 }
 
 func (c *Context) blockSize(layer, n int, types fedkv.WireTypes) (k, v int, err error) {

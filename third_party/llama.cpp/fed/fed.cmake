@@ -15,3 +15,9 @@ set_source_files_properties(${LLAMA_FED_SOURCES} PROPERTIES SKIP_UNITY_BUILD_INC
 # additions where the architecture always has an instruction for it, as arm64 does.
 set_source_files_properties(${CMAKE_SOURCE_DIR}/ggml/src/ggml-quants.c TARGET_DIRECTORY ggml-base
     PROPERTIES COMPILE_OPTIONS -ffp-contract=off)
+set_source_files_properties(${LLAMA_FED_DIR}/llama-fed-rows.cpp PROPERTIES COMPILE_OPTIONS -ffp-contract=off)
+
+# Every architecture of llama.cpp's own generator of tiny models against the API above; built only when it is named.
+add_executable(test-archs EXCLUDE_FROM_ALL ${LLAMA_FED_DIR}/../tests/test-archs.cpp ${LLAMA_FED_DIR}/../tests/oracle.cpp)
+target_include_directories(test-archs PRIVATE ${CMAKE_SOURCE_DIR}/tests)
+target_link_libraries(test-archs PRIVATE llama llama-common)

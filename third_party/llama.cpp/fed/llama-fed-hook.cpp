@@ -91,14 +91,19 @@ bool llama_fed_eval(ggml_tensor * t, bool ask, void * user_data) {
             return !ask;
         }
         if (storage == layer.v) {
-            const bool wanted = state.hook && state.hook_layers[il];
-            if (ask || !wanted) {
-                return ask ? wanted : true;
+            const bool hooked = state.hook && state.hook_layers[il];
+            if (ask) {
+                return hooked || state.caches->mask_differs((int32_t) il);
             }
-            state.in_hook     = true;
-            const int32_t res = state.hook((int32_t) il, state.ubatch_pos.data(), state.ubatch_pos.size(),
-                                           state.hook_data);
-            state.in_hook     = false;
+            int32_t res = 0;
+            if (hooked) {
+                state.in_hook = true;
+                res = state.hook((int32_t) il, state.ubatch_pos.data(), state.ubatch_pos.size(), state.hook_data);
+                state.in_hook = false;
+            }
+            if (res == 0 && state.caches->mask_differs((int32_t) il)) {
+                state.caches->apply_mask((int32_t) il);
+            }
             return res == 0;
         }
     }

@@ -1,5 +1,6 @@
 #include "llama-fed.h"
 
+#include "llama-context.h"
 #include "llama-kv-cache-fed.h"
 #include "llama-model.h"
 
@@ -40,6 +41,9 @@ static llama_context * fail(int32_t code, const char * why, int32_t * status, ch
     return nullptr;
 }
 
+static const char * const FED_NO_FLASH_ATTENTION =
+    "llama.cpp runs it without flash attention, and then keeps no V rows that could be exchanged";
+
 // Why the model's memory is not a plain cache of K and V rows, or nullptr. The order goes from the plainest cause.
 static const char * unsupported(const llama_model & model) {
     const llama_hparams & hparams = model.hparams;
@@ -51,6 +55,12 @@ static const char * unsupported(const llama_model & model) {
     }
     if (llama_model_has_encoder(&model) || !llama_model_has_decoder(&model)) {
         return "it has an encoder; only decoders are federated";
+    }
+    if (!hparams.causal_attn || model.arch == LLM_ARCH_LLAMA_EMBED) {
+        return "its tokens attend to those after them; only decoders are federated";
+    }
+    if (model.arch == LLM_ARCH_GROK) {
+        return FED_NO_FLASH_ATTENTION;
     }
     if (hparams.is_mla()) {
         return "its multi-head latent attention keeps no K and V rows that could be exchanged";
@@ -66,8 +76,16 @@ static const char * unsupported(const llama_model & model) {
     if (hparams.swa_type != LLAMA_SWA_TYPE_NONE && hparams.swa_type != LLAMA_SWA_TYPE_STANDARD) {
         return "some of its layers attend in chunks, or to both sides of a token";
     }
-    if (hparams.n_layer_kv_from_start >= 0) {
+    if (hparams.n_layer_kv_from_start >= 0 && hparams.n_layer_kv_from_start < llama_model_n_layer(&model)) {
         return "its later layers read the rows of earlier ones";
+    }
+    if (model.arch == LLM_ARCH_GEMMA4_ASSISTANT) {
+        return "its layers read the rows of another model";
+    }
+    for (int32_t il = 0; il < llama_model_n_layer(&model); ++il) {
+        if (!hparams.has_kv(il) || hparams.n_embd_k_gqa(il) == 0 || hparams.n_embd_v_gqa(il) == 0) {
+            return "some of its layers have no attention, and so no rows to exchange";
+        }
     }
     return nullptr;
 }
@@ -149,6 +167,10 @@ llama_context * llama_fed_init(llama_model * model, llama_context_params cparams
         delete pending.state;
         return fail(LLAMA_FED_E_UNSUPPORTED, "its attention has no plain cache of K and V rows", status, reason,
                     reason_size);
+    }
+    if (!ctx->get_cparams().flash_attn) {
+        llama_free(ctx);
+        return fail(LLAMA_FED_E_UNSUPPORTED, FED_NO_FLASH_ATTENTION, status, reason, reason_size);
     }
     if (status) {
         *status = LLAMA_FED_OK;

@@ -6,8 +6,8 @@
 // attention reads them; there rows can be read, written or masked, and the graph can be stopped.
 //
 // A row is one token's K or V vector of one layer, all KV heads, in model order [kv head][head dim]. On the wire side
-// of this API rows are f16, q8_0, q5_1, q4_1 or q4_0 in ggml's layout, quantised by ggml's reference routines (the
-// same bits on every CPU), never in a Hadamard basis. Positions name rows; cells never leave the library.
+// of this API rows are in one of the types of enum llama_fed_type, quantised by the same scalar routines on every CPU.
+// Positions name rows; cells never leave the library. A layer attends to a remote cell once its rows were written there.
 //
 // Functions that return int32_t return LLAMA_FED_OK or one of the negative codes below and change nothing when they
 // fail. A context must be used from one thread at a time; the hook runs on the thread that called llama_decode, and
@@ -40,6 +40,26 @@ enum llama_fed_status {
     LLAMA_FED_E_MEMORY      = -11, // allocation failed
 };
 
+// Types of rows on the wire: a format, and what was done to the rows before.
+enum llama_fed_type {
+    LLAMA_FED_TYPE_F16  = 1, // as the cache holds them
+    LLAMA_FED_TYPE_Q8_0 = 2, // ggml's formats, blocks of 32
+    LLAMA_FED_TYPE_Q5_1 = 3,
+    LLAMA_FED_TYPE_Q4_1 = 4,
+    LLAMA_FED_TYPE_Q4_0 = 5,
+    LLAMA_FED_TYPE_NF3  = 6, // 3 bits: blocks of 32 codes of a normal distribution and an f16 scale, 14 bytes
+
+    LLAMA_FED_TYPE_FORMAT = 0x0f, // the bits of the format
+
+    // K is rotated back to position 0, and the mean of each channel over the rows of one call is subtracted. The mean
+    // comes first, one f16 row.
+    LLAMA_FED_TYPE_CENTRED = 0x10,
+
+    // Each row is multiplied by the orthonormal Hadamard matrix, in blocks of the largest power of two up to 128 that
+    // divides its length; not with f16.
+    LLAMA_FED_TYPE_HADAMARD = 0x20,
+};
+
 // One English sentence per code, never NULL.
 LLAMA_API const char * llama_fed_strerror(int32_t status);
 
@@ -64,12 +84,12 @@ LLAMA_API struct llama_context * llama_fed_init(struct llama_model * model, stru
                                                 const struct llama_fed_params * params, int32_t * status, char * reason,
                                                 size_t reason_size);
 
-// [hook] Bytes of n rows of n_embd elements in a wire type; 0 when the type is not one or n_embd is not a multiple of
-// its block.
-LLAMA_API size_t llama_fed_rows_size(enum ggml_type type, uint32_t n_embd, size_t n);
+// [hook] Bytes of n rows of n_embd elements in a wire type, the mean of a centred one included; 0 when the type is not
+// one or n_embd is not a multiple of its block.
+LLAMA_API size_t llama_fed_rows_size(int32_t type, uint32_t n_embd, size_t n);
 
-// Reserves remote cells in the sync cache for positions pos[0..n) (strictly increasing, without a cell yet). Their
-// rows are zero until written. Without effect on local layers.
+// Reserves remote cells in the sync cache for positions pos[0..n) (strictly increasing, without a cell yet). No layer
+// attends to them before their rows were written there. Without effect on local layers.
 LLAMA_API int32_t llama_fed_reserve(struct llama_context * ctx, const llama_pos * pos, size_t n);
 
 // Frees the cells of pos[0..n) in the sync cache and zeroes their rows at every sync layer.
@@ -78,16 +98,17 @@ LLAMA_API int32_t llama_fed_release(struct llama_context * ctx, const llama_pos 
 // Own tokens that follow start at position pos: the positions before it belong to others or to nobody.
 LLAMA_API int32_t llama_fed_set_next_pos(struct llama_context * ctx, llama_pos pos);
 
-// [hook] Reads rows pos[0..n) of layer il (any layer). k_size and v_size must equal llama_fed_rows_size.
+// [hook] Reads rows pos[0..n) of layer il (any layer). k_size and v_size must equal llama_fed_rows_size. Centred K needs
+// a model whose rows can be rotated (llama_fed_can_shift).
 LLAMA_API int32_t llama_fed_rows_get(struct llama_context * ctx, int32_t il, const llama_pos * pos, size_t n,
-                                     enum ggml_type type_k, void * k, size_t k_size, enum ggml_type type_v, void * v,
-                                     size_t v_size);
+                                     int32_t type_k, void * k, size_t k_size, int32_t type_v, void * v, size_t v_size);
 
-// [hook] Writes rows pos[0..n) of sync layer il. K is rotated by shift positions first (0: as it is), by the RoPE that
-// the model's own graph applies at that layer; for shift != 0 at least one llama_decode must have run.
+// [hook] Writes rows pos[0..n) of sync layer il, which attends to them from now on. K is rotated by shift positions first
+// (0: as it is), or to pos if it is centred, by the RoPE that the model's own graph applies at that layer; to rotate, at
+// least one llama_decode must have run.
 LLAMA_API int32_t llama_fed_rows_set(struct llama_context * ctx, int32_t il, const llama_pos * pos, size_t n,
-                                     int32_t shift, enum ggml_type type_k, const void * k, size_t k_size,
-                                     enum ggml_type type_v, const void * v, size_t v_size);
+                                     int32_t shift, int32_t type_k, const void * k, size_t k_size, int32_t type_v,
+                                     const void * v, size_t v_size);
 
 // True when K rows of every layer can be moved to other positions by rotation (or need none). Valid after the first
 // llama_decode; LLAMA_FED_E_STATE before it. Returns LLAMA_FED_OK or LLAMA_FED_E_UNSUPPORTED.

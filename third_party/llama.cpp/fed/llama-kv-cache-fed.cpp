@@ -7,7 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
+#include <stdexcept>
 #include <utility>
 
 thread_local llama_fed_pending llama_fed_creating;
@@ -25,6 +25,7 @@ void llama_fed_caches::adopt(const llama_model & model, std::vector<llama_kv_cac
 
     parts_local               = std::move(local);
     parts_sync                = std::move(sync);
+    state->caches             = this;
     state->absolute_positions = model.pos_embd != nullptr;
     state->layers.resize(llama_fed_creating.params->n_layers);
 
@@ -46,6 +47,7 @@ void llama_fed_caches::adopt(const llama_model & model, std::vector<llama_kv_cac
                 layer.v                 = cache->get_v(ctx.get(), il, 1, sinfo)->view_src;
                 layer.cache             = cache;
                 layer.sync              = parts == &parts_sync;
+                layer.part              = std::find(parts->begin(), parts->end(), cache) - parts->begin();
             }
         }
     }
@@ -90,6 +92,13 @@ int32_t llama_fed_caches::reserve(const llama_pos * pos, size_t n) {
         parts_sync[i]->apply_ubatch(slots[i], ubatch);
     }
     erase(pos, n);
+    for (llama_fed_layer & layer : state->layers) {
+        if (layer.sync) {
+            const size_t before = layer.absent.size();
+            layer.absent.insert(layer.absent.end(), pos, pos + n);
+            std::inplace_merge(layer.absent.begin(), layer.absent.begin() + before, layer.absent.end());
+        }
+    }
     return LLAMA_FED_OK;
 }
 
@@ -164,12 +173,39 @@ void llama_fed_caches::forget(const llama_pos * pos, size_t n) {
         for (llama_kv_cache * cache : parts_sync) {
             cache->seq_rm(FED_SEQ, pos[i], pos[j - 1] + 1);
         }
+        absent_remove(pos[i], pos[j - 1] + 1);
         i = j;
     }
 }
 
+//
+// masks
+//
+
+// hides cells in every row of a mask, f16 [n_tokens][n_kv]
+static void hide_cells(std::vector<uint8_t> & mask, size_t n_kv, const std::vector<uint32_t> & cells) {
+    const ggml_fp16_t hidden = ggml_fp32_to_fp16(-INFINITY);
+    ggml_fp16_t *     row    = (ggml_fp16_t *) mask.data();
+    for (ggml_fp16_t * end = row + mask.size() / sizeof(*row); row != end; row += n_kv) {
+        for (uint32_t cell : cells) {
+            if (cell < n_kv) {
+                row[cell] = hidden;
+            }
+        }
+    }
+}
+
+// the copy from which a mask is edited
+static void keep_full(llama_fed_mask_state & mask) {
+    if (mask.full.empty()) {
+        GGML_ASSERT(ggml_is_contiguous(mask.tensor) && mask.tensor->type == GGML_TYPE_F16);
+        mask.full.resize(ggml_nbytes(mask.tensor));
+        ggml_backend_tensor_get(mask.tensor, mask.full.data(), 0, mask.full.size());
+    }
+}
+
 int32_t llama_fed_caches::mask(const llama_pos * pos, size_t n) {
-    if (!state->in_hook || !state->sync_masks[0]) {
+    if (!state->in_hook || !state->sync_masks[0].tensor) {
         return LLAMA_FED_E_STATE;
     }
     std::vector<std::vector<uint32_t>> cells(parts_sync.size());
@@ -179,26 +215,95 @@ int32_t llama_fed_caches::mask(const llama_pos * pos, size_t n) {
             return res;
         }
     }
-    const ggml_fp16_t hidden = ggml_fp32_to_fp16(-INFINITY);
     for (size_t i = 0; i < parts_sync.size(); ++i) {
-        ggml_tensor * mask = state->sync_masks[i];
-        if (!mask || !mask->buffer) { // no layer of this kind attends
+        llama_fed_mask_state & mask = state->sync_masks[i];
+        if (!mask.tensor || !mask.tensor->buffer) { // no layer of this kind attends
             continue;
         }
-        const size_t             n_kv = (size_t) mask->ne[0];
-        std::vector<ggml_fp16_t> row(n_kv);
-        for (int64_t r = 0; r < ggml_nrows(mask); ++r) {
-            ggml_backend_tensor_get(mask, row.data(), r * mask->nb[1], n_kv * sizeof(ggml_fp16_t));
-            for (uint32_t cell : cells[i]) {
-                if (cell < n_kv) {
-                    row[cell] = hidden;
-                }
-            }
-            ggml_backend_tensor_set(mask, row.data(), r * mask->nb[1], n_kv * sizeof(ggml_fp16_t));
-        }
+        const size_t n_kv = (size_t) mask.tensor->ne[0];
+        keep_full(mask);
+        hide_cells(mask.full, n_kv, cells[i]);
+        std::vector<uint8_t> data = mask.full;
+        hide_cells(data, n_kv, mask.hidden);
+        ggml_backend_tensor_set(mask.tensor, data.data(), 0, data.size());
     }
     forget(pos, n);
     return LLAMA_FED_OK;
+}
+
+std::vector<uint32_t> llama_fed_caches::absent_cells(const llama_fed_layer & layer) const {
+    std::vector<uint32_t> cells;
+    if (!layer.absent.empty()) {
+        find_cells(*layer.cache, layer.absent.data(), layer.absent.size(), cells);
+    }
+    return cells;
+}
+
+bool llama_fed_caches::mask_differs(int32_t il) const {
+    const llama_fed_layer & layer = state->layers[il];
+    return layer.sync && (!layer.absent.empty() || !state->sync_masks[layer.part].hidden.empty());
+}
+
+void llama_fed_caches::apply_mask(int32_t il) {
+    const llama_fed_layer & layer = state->layers[il];
+    llama_fed_mask_state &  mask  = state->sync_masks[layer.part];
+    if (!layer.sync || !mask.tensor || !mask.tensor->buffer) {
+        return;
+    }
+    std::vector<uint32_t> cells = absent_cells(layer);
+    if (cells == mask.hidden) {
+        return;
+    }
+    keep_full(mask);
+    std::vector<uint8_t> data = mask.full;
+    hide_cells(data, (size_t) mask.tensor->ne[0], cells);
+    ggml_backend_tensor_set(mask.tensor, data.data(), 0, data.size());
+    mask.hidden = std::move(cells);
+}
+
+void llama_fed_caches::written(int32_t il, const llama_pos * pos, size_t n) {
+    std::vector<llama_pos> & absent = state->layers[il].absent;
+    absent.erase(std::remove_if(absent.begin(), absent.end(),
+                                [&](llama_pos p) { return std::binary_search(pos, pos + n, p); }),
+                 absent.end());
+}
+
+void llama_fed_caches::absent_remove(llama_pos p0, llama_pos p1) {
+    for (llama_fed_layer & layer : state->layers) {
+        layer.absent.erase(std::remove_if(layer.absent.begin(), layer.absent.end(),
+                                          [&](llama_pos p) { return p >= p0 && (p1 < 0 || p < p1); }),
+                           layer.absent.end());
+    }
+}
+
+void llama_fed_caches::absent_map(const std::function<llama_pos(llama_pos)> & to) {
+    for (llama_fed_layer & layer : state->layers) {
+        std::transform(layer.absent.begin(), layer.absent.end(), layer.absent.begin(), to);
+    }
+}
+
+void llama_fed_caches::absent_write(llama_io_write_i & io) const {
+    for (const llama_fed_layer & layer : state->layers) {
+        const uint32_t n = (uint32_t) layer.absent.size();
+        io.write(&n, sizeof(n));
+        io.write(layer.absent.data(), n * sizeof(llama_pos));
+    }
+}
+
+void llama_fed_caches::absent_read(llama_io_read_i & io) {
+    for (llama_fed_layer & layer : state->layers) {
+        uint32_t n = 0;
+        io.read(&n, sizeof(n));
+        if (n > (layer.sync ? layer.cache->get_size() : 0)) {
+            throw std::runtime_error("more absent rows than cells");
+        }
+        layer.absent.resize(n);
+        io.read(layer.absent.data(), n * sizeof(llama_pos));
+        std::vector<uint32_t> cells;
+        if (n > 0 && find_cells(*layer.cache, layer.absent.data(), n, cells) != LLAMA_FED_OK) {
+            throw std::runtime_error("absent rows without cells");
+        }
+    }
 }
 
 void llama_fed_caches::get_memory(llama_fed_memory & out) const {
@@ -294,12 +399,14 @@ public:
     void clear(bool data) override {
         base::clear(data);
         sync->clear(data);
+        absent_remove(0, -1);
         pos_floor = -1;
     }
 
     bool seq_rm(llama_seq_id seq_id, llama_pos p0, llama_pos p1) override {
         const bool ok_local = base::seq_rm(seq_id, p0, p1);
         const bool ok_sync  = sync->seq_rm(seq_id, p0, p1);
+        absent_remove(p0, p1);
         if (p1 < 0 || p1 > pos_floor) {
             pos_floor = std::min(pos_floor, std::max(p0, 0) - 1);
         }
@@ -319,12 +426,14 @@ public:
     void seq_add(llama_seq_id seq_id, llama_pos p0, llama_pos p1, llama_pos shift) override {
         base::seq_add(seq_id, p0, p1, shift);
         sync->seq_add(seq_id, p0, p1, shift);
+        absent_map([=](llama_pos p) { return p >= p0 && (p1 < 0 || p < p1) ? p + shift : p; });
         pos_floor = -1; // the next own token is what the cells say from now on
     }
 
     void seq_div(llama_seq_id seq_id, llama_pos p0, llama_pos p1, int d) override {
         base::seq_div(seq_id, p0, p1, d);
         sync->seq_div(seq_id, p0, p1, d);
+        absent_map([=](llama_pos p) { return p >= p0 && (p1 < 0 || p < p1) ? p / d : p; });
         pos_floor = -1;
     }
 
@@ -350,6 +459,7 @@ public:
         base::state_write(io, seq_id, flags);
         sync->state_write(io, seq_id, flags);
         io.write(&pos_floor, sizeof(pos_floor));
+        absent_write(io);
     }
 
     void state_read(llama_io_read_i & io, llama_seq_id seq_id, llama_state_seq_flags flags) override {
@@ -357,6 +467,7 @@ public:
             base::state_read(io, seq_id, flags);
             sync->state_read(io, seq_id, flags);
             io.read(&pos_floor, sizeof(pos_floor));
+            absent_read(io);
         } catch (...) {
             // half a state is none: no part may keep what another one refused
             clear(true);
@@ -435,8 +546,8 @@ public:
 
     void set_sync_masks(ggml_tensor * kq_mask, ggml_tensor * kq_mask_swa) const override {
         if (state) {
-            state->sync_masks[0] = kq_mask;
-            state->sync_masks[1] = kq_mask_swa;
+            state->sync_masks[0] = { kq_mask, {}, {} };
+            state->sync_masks[1] = { kq_mask_swa, {}, {} };
         }
     }
 
@@ -461,7 +572,9 @@ llama_memory_i * llama_kv_cache_fed_create(const llama_model & model, const llam
                                            const llama_memory_i::layer_filter_cb & filter,
                                            const llama_memory_i::layer_reuse_cb &  reuse) {
     const llama_fed_params * fed = llama_fed_creating.params;
-    if (!fed || reuse) {
+    // some architectures bring a rule for sharing rows between layers also when none of the model's layers shares them
+    const bool shares = reuse && model.hparams.n_layer_kv_from_start < (int32_t) model.hparams.n_layer();
+    if (!fed || shares) {
         return nullptr;
     }
     const auto layers = [&](bool sync) -> llama_memory_i::layer_filter_cb {

@@ -6,6 +6,7 @@
 #include "llama-kv-cache-iswa.h"
 #include "llama-kv-cache.h"
 
+#include <functional>
 #include <memory>
 #include <new>
 #include <vector>
@@ -43,7 +44,19 @@ struct llama_fed_layer {
     ggml_tensor *    v     = nullptr; // [n_embd_v, n_cells]
     llama_kv_cache * cache = nullptr;
     bool             sync  = false;
+    size_t           part  = 0; // which of the sync caches, if sync
     llama_fed_rope   rope;
+
+    // Positions of remote cells whose rows of this layer were not written, ascending: the layer attends to none of them.
+    std::vector<llama_pos> absent;
+};
+
+// The attention mask of one sync cache in the micro-batch being evaluated. It is the same tensor for all layers of that
+// cache, so it is edited in between where layers differ in what is absent.
+struct llama_fed_mask_state {
+    ggml_tensor *         tensor = nullptr; // [n_cells, n_tokens] f16
+    std::vector<uint8_t>  full;             // as llama.cpp filled it, less what was masked since; empty until it is needed
+    std::vector<uint32_t> hidden;           // cells that the tensor hides now and full does not
 };
 
 // Who watches what leaves the layers.
@@ -55,6 +68,7 @@ struct llama_fed_output {
 
 // State shared by the cache, its batch contexts and the eval callback. Owned by the cache.
 struct llama_fed_state {
+    class llama_fed_caches *     caches = nullptr; // the owner
     std::vector<llama_fed_layer> layers;
 
     bool absolute_positions = false; // positions are added to the embeddings: no row can be moved
@@ -66,12 +80,13 @@ struct llama_fed_state {
     llama_fed_output output;
 
     bool                   in_hook = false;
-    std::vector<llama_pos> ubatch_pos;         // of the micro-batch being evaluated
-    ggml_tensor *          sync_masks[2] = {}; // [n_cells, n_tokens] f16, of the same, for each of the sync caches
+    std::vector<llama_pos> ubatch_pos;    // of the micro-batch being evaluated
+    llama_fed_mask_state   sync_masks[2]; // of the same, for each of the sync caches
 
     std::vector<uint8_t> raw;   // f16 rows between cache and wire
     std::vector<uint8_t> raw_v; // the same of V, while K is worked on
     std::vector<float>   rows;  // f32 rows between f16 and wire type
+    std::vector<float>   mean;  // of the channels of such rows
 
     std::shared_ptr<ggml_backend> cpu; // rotates K rows
 };
@@ -85,6 +100,13 @@ public:
     int32_t release(const llama_pos * pos, size_t n);
     int32_t set_next_pos(llama_pos pos);
     int32_t mask(const llama_pos * pos, size_t n);
+
+    // true if layer il must not attend to all that its mask shows, or the mask hides what the layer may attend to
+    bool mask_differs(int32_t il) const;
+    // makes the mask right for layer il, whose rows are stored
+    void apply_mask(int32_t il);
+    // rows of layer il at pos[0..n) were written
+    void written(int32_t il, const llama_pos * pos, size_t n);
 
     // cells of pos[0..n) in one cache
     static int32_t find_cells(const llama_kv_cache & cache, const llama_pos * pos, size_t n,
@@ -102,11 +124,19 @@ protected:
 
     virtual llama_pos pos_max() const = 0;
 
+    // what is absent follows the cells' positions; p1 < 0: to the end
+    void absent_remove(llama_pos p0, llama_pos p1);
+    void absent_map(const std::function<llama_pos(llama_pos)> & to);
+    void absent_write(llama_io_write_i & io) const;
+    void absent_read(llama_io_read_i & io);
+
 private:
     // zeroes rows pos[0..n) at every sync layer
     void erase(const llama_pos * pos, size_t n);
     // forgets positions in the sync caches, leaving the rows
     void forget(const llama_pos * pos, size_t n);
+
+    std::vector<uint32_t> absent_cells(const llama_fed_layer & layer) const;
 
     std::unique_ptr<llama_fed_state> state;
     std::vector<llama_kv_cache *>    parts_local;
