@@ -4,6 +4,7 @@
 #            GGML_NATIVE=OFF       code for any CPU of this architecture, not for this one only (ON)
 #            LLAMA_CPP_DIR=DIR     your own llama.cpp checkout instead of the pinned package; it is patched in place
 #            LLAMA_CMAKE='-D…'     further cmake arguments for llama.cpp
+#            CROSSCHECK_TEXT=FILE  what make crosscheck evaluates, at least 256 tokens (a text of the tests)
 #            TESTFLAGS='-run X'    further arguments for go test
 #            VERSION=X             the version that the binary reports (git describe)
 
@@ -65,6 +66,23 @@ test: lib models patch-check ## Go, cgo and real-model tests, then the same with
 	@CGO_ENABLED=0 go vet ./...
 	@CGO_ENABLED=0 go test $(TESTFLAGS) ./...
 
+CROSSCHECK_TEXT ?= cmd/fedattn/testdata/verify.txt
+crosscheck = PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=.ci/tools/crosscheck python3 fedkv/testdata/crosscheck/crosscheck.py
+
+.PHONY: crosscheck
+crosscheck: build model .ci/tools/crosscheck/installed ## sessions against a forward pass in numpy, whole distributions
+	@runs=$$(mktemp -d); trap 'rm -rf "$$runs"' EXIT; i=0; \
+	schedules=$$($(crosscheck) schedules); \
+	while IFS= read -r schedule; do \
+		run=$$runs/$$((i += 1))-$${schedule//[;=]/_}; \
+		echo "fedattn eval --schedule '$$schedule'"; \
+		bin/fedattn eval --model $(MODEL) --text $(CROSSCHECK_TEXT) --tokens 256 --prefix-tokens 16 --publisher-tokens 64 \
+			--participants 4 --schedule "$$schedule" --wire f16 --positions inplace --format jsonl \
+			--logits-out "$$run.npy" --tokens-out "$$run.json" >/dev/null; \
+	done <<<"$$schedules"; \
+	echo 'numpy'; \
+	$(crosscheck) compare $(MODEL) "$$runs"/*.npy
+
 .PHONY: test-upstream
 test-upstream: deps model ## llama.cpp's own architecture, cache and state tests on the patched library
 	@third_party/llama.cpp/test-upstream.sh $(MODEL)
@@ -113,13 +131,21 @@ tools:
 	@command -v go >/dev/null || { echo 'Go 1.26 or newer is missing: install it from your distribution or the Go project'; exit 1; } >&2
 	@go list -m >/dev/null
 
+pip = if python3 -m pip --version >/dev/null 2>&1; then pip='python3 -m pip'; else pip=pip3; fi; \
+	PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore $$pip install --quiet --no-input $(1)
+
 # linters of exact versions, for this checkout only
 .ci/tools/installed: .ci/tools.txt | tools
 	@echo 'installing clang-format and shellcheck into .ci/tools'
 	@rm -rf .ci/tools
-	@if python3 -m pip --version >/dev/null 2>&1; then pip='python3 -m pip'; else pip=pip3; fi; \
-		PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore $$pip install --quiet --no-input --no-deps \
-		--only-binary :all: --require-hashes --target .ci/tools -r $<
+	@$(call pip,--no-deps --only-binary :all: --require-hashes --target .ci/tools -r $<)
+	@touch $@
+
+# what the numpy forward pass needs, for this checkout only
+.ci/tools/crosscheck/installed: fedkv/testdata/crosscheck/requirements.txt | tools
+	@echo 'installing numpy and gguf into .ci/tools/crosscheck'
+	@rm -rf $(@D)
+	@$(call pip,--only-binary :all: --target $(@D) -r $<)
 	@touch $@
 
 ##@ Clean

@@ -64,6 +64,13 @@ func (g *ggufFile) list(name string, kind uint32, values ...any) {
 
 // tensor adds random float32 values around mean; dimensions are in ggml's order, the contiguous one first.
 func (g *ggufFile) tensor(name string, mean float32, dimensions ...uint64) {
+	// narrow enough for activations to keep their size from layer to layer
+	spread := 1 / math.Sqrt(float64(dimensions[0]))
+	g.values(name, func() float32 { return mean + float32(spread*g.random.NormFloat64()) }, dimensions...)
+}
+
+// values adds a tensor of float32 values, element by element from next.
+func (g *ggufFile) values(name string, next func() float32, dimensions ...uint64) {
 	g.tensors++
 	ggufPut(&g.directory, name, uint32(len(dimensions)))
 	n := uint64(1)
@@ -73,10 +80,8 @@ func (g *ggufFile) tensor(name string, mean float32, dimensions ...uint64) {
 	}
 	const f32 = 0
 	ggufPut(&g.directory, uint32(f32), uint64(g.data.Len()))
-	// narrow enough for activations to keep their size from layer to layer
-	spread := 1 / math.Sqrt(float64(dimensions[0]))
 	for range n {
-		ggufPut(&g.data, mean+float32(spread*g.random.NormFloat64()))
+		ggufPut(&g.data, next())
 	}
 	for g.data.Len()%ggufAlignment != 0 {
 		g.data.WriteByte(0)
