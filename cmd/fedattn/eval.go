@@ -22,8 +22,9 @@ func evalCommand() *cli.Command {
 			"KL divergence further from it than --tolerance is an error. Two cases are always there: centralised, one process\n" +
 			"that evaluates everything, and local-only, a publisher to whom nobody sends anything.\n\n" +
 			"With --text, figures compare the probabilities of the publisher's tokens; ± is the standard error over --windows,\n" +
-			"over the tokens if there is one. With --gsm8k, participants share solved examples and a problem: em is the share of\n" +
-			"problems that are solved, gold_nll how unlikely, in nats per token, the true solution is.\n\n" + scheduleHelp,
+			"over the tokens if there is one. With -v, llama-perplexity's statistics follow the table.\n\n" +
+			"With --gsm8k, participants share solved examples and a problem: em is the share of problems that are solved,\n" +
+			"gold_nll how unlikely the true solution is, in nats per token.\n\n" + scheduleHelp,
 		Flags: append(append(append(modelFlags(), promptFlags(2048, 128, 32)...), gsm8kFlags()...),
 			&cli.IntFlag{Name: "windows", Value: 1, Usage: "measure `N` stretches of the text, evenly spread over it", Category: promptCategory},
 			&cli.StringFlag{Name: "segments", Value: "tok",
@@ -38,7 +39,7 @@ func evalCommand() *cli.Command {
 			&cli.Float64Flag{Name: "tolerance", Value: 0.10, Usage: "how far a mean KL may be from its reference, as a `SHARE`"},
 			&cli.StringFlag{Name: "transport", Value: "memory",
 				Usage: "`NETWORK` between the devices: memory, quic (over loopback); the figures are the same"},
-			&cli.StringFlag{Name: "format", Value: "table", Usage: "`FORMAT` of the output: table, jsonl, csv; a table with -v has llama-perplexity's statistics under it"},
+			&cli.StringFlag{Name: "format", Value: "table", Usage: "`FORMAT` of the output: table, jsonl, csv"},
 			&cli.StringFlag{Name: "logits-out", Usage: "write the publisher's logits, float32 [publisher tokens][vocabulary], as a NumPy `FILE`; of one case only"},
 			&cli.StringFlag{Name: "tokens-out", Usage: "write that case's tokens, bounds, layers and row types as a JSON `FILE`"},
 		),

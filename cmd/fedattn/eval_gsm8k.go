@@ -22,7 +22,7 @@ func gsm8kFlags() []cli.Flag {
 		&cli.StringFlag{Name: "question", Value: lab.ExclusiveQuestion,
 			Usage: "`WHO` holds the problem: exclusive, the publisher alone; agnostic, it is cut like the examples", Category: gsm8kCategory},
 		&cli.IntFlag{Name: "problems", Value: 100, Usage: "take the first `N` problems", Category: gsm8kCategory},
-		&cli.IntFlag{Name: "predict", Value: 256, Usage: "answer with at most N tokens; 0: measure the true solution's likelihood only", Category: gsm8kCategory},
+		&cli.IntFlag{Name: "predict", Value: 256, Usage: "answer with at most `N` tokens; 0: measure the true solution's likelihood only", Category: gsm8kCategory},
 	}
 }
 

@@ -239,8 +239,8 @@ func TestEvalRepeats(t *testing.T) {
 		"--tokens", "300", "--prefix-tokens", "20", "--publisher-tokens", "40", "--participants", "2,3", "--schedule", "gather", "--schedule", "0,2",
 		"--wire", "f16", "--wire", "q8_0/q4_0", "--format", "jsonl"}
 	first := w.output(args...)
-	if n := bytes.Count(first, []byte("\n")); n != 2*2*2 {
-		t.Fatalf("%d lines, want one for each combination: %s", n, first)
+	if n := bytes.Count(first, []byte("\n")); n != 1+2+2*2*2 {
+		t.Fatalf("%d lines, want one process's, two of publishers alone, and one for each combination: %s", n, first)
 	}
 	second := w.output(args...)
 	if !slices.Equal(sameButFor(t, first, "seconds"), sameButFor(t, second, "seconds")) {
@@ -248,8 +248,8 @@ func TestEvalRepeats(t *testing.T) {
 	}
 
 	if !testing.Short() {
-		args := []string{"eval", "--model", modelPath(t), "--threads", "1", "--text", "text", "--tokens", "48", "--prefix-tokens", "8",
-			"--publisher-tokens", "8", "--participants", "3", "--format", "jsonl"}
+		args := []string{"eval", "--model", modelPath(t), "--threads", "1", "--text", "text", "--tokens", "96", "--prefix-tokens", "8",
+			"--publisher-tokens", "16", "--windows", "2", "-n", "2", "--format", "jsonl"}
 		first, second := w.output(args...), w.output(args...)
 		if !slices.Equal(sameButFor(t, first, "seconds"), sameButFor(t, second, "seconds")) {
 			t.Errorf("two runs of the real model differ:\n%s\n%s", first, second)

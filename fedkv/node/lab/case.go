@@ -86,7 +86,7 @@ func (c Case) Setting(layers int, log zerolog.Logger) (Setting, error) {
 	if err != nil {
 		return Setting{}, err
 	}
-	if c.Rows != AllRows {
+	if c.Rows != AllRows && c.Rows != "" {
 		return Setting{}, fmt.Errorf("unknown rows %q; known are %s", c.Rows, AllRows)
 	}
 	positions, err := fedkv.ParsePositions(c.Positions)
