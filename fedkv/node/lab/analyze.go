@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"slices"
 
 	"fedattn/fedkv"
 )
@@ -115,10 +114,10 @@ func Summarise(c Case, p Prompt, windows []Deviation) (Analysis, error) {
 	}
 	a := Analysis{
 		Case: c, Windows: len(windows), Tokens: p.Tokens(), PublisherTokens: len(p.Own()), PrefixTokens: len(p.Prefix),
-		Fits: slices.Concat(
-			fits(rolePublisher, schedules.Publisher, windows, Deviation.publisherStep),
-			fits(roleContributors, schedules.Contributors, windows, Deviation.contributorsStep)),
+		Fits: []Fit{}, // none is a list too
 	}
+	a.Fits = append(a.Fits, fits(rolePublisher, schedules.Publisher, windows, Deviation.publisherStep)...)
+	a.Fits = append(a.Fits, fits(roleContributors, schedules.Contributors, windows, Deviation.contributorsStep)...)
 	for l := range layers {
 		d := LayerDeviation{
 			Layer: l, Kind: kindOf(schedules.Publisher, l), KindContributors: kindOf(schedules.Contributors, l),
@@ -131,15 +130,15 @@ func Summarise(c Case, p Prompt, windows []Deviation) (Analysis, error) {
 			contributors += w.Contributors[l] / float64(len(windows))
 		}
 		d.DeviationPublisher, d.DeviationPublisherSE = meanAndError(publisher)
-		d.DeviationContributors = number(contributors)
+		d.DeviationContributors = finite(contributors)
 		a.Layers = append(a.Layers, d)
 	}
 	return a, nil
 }
 
-// A step is the deviations before and after a layer, of the same tokens; false if there are none. Before the first
+// A layerStep is the deviations before and after a layer, of the same tokens; false if there are none. Before the first
 // layer is the embedding, which is the same for everybody.
-type step func(d Deviation, layer int) (before, after float64, ok bool)
+type layerStep func(d Deviation, layer int) (before, after float64, ok bool)
 
 func (d Deviation) publisherStep(layer int) (before, after float64, ok bool) {
 	if layer > 0 {
@@ -159,7 +158,7 @@ func (d Deviation) contributorsStep(layer int) (before, after float64, ok bool) 
 }
 
 // growth is a layer's mean deviation over the mean one before it.
-func growth(layer int, windows []Deviation, at step) *float64 {
+func growth(layer int, windows []Deviation, at layerStep) *float64 {
 	var before, after float64
 	for _, w := range windows {
 		b, a, ok := at(w, layer)
@@ -168,7 +167,7 @@ func growth(layer int, windows []Deviation, at step) *float64 {
 		}
 		before, after = before+b, after+a
 	}
-	return number(after / before)
+	return finite(after / before)
 }
 
 // meanAndError is the mean and its standard error, which takes two values at least.
@@ -184,11 +183,11 @@ func meanAndError(values []float64) (mean float64, se *float64) {
 	for _, v := range values {
 		squares += (v - mean) * (v - mean)
 	}
-	return mean, number(math.Sqrt(squares / (n - 1) / n))
+	return mean, finite(math.Sqrt(squares / (n - 1) / n))
 }
 
-// number is nil for what JSON and tables cannot show.
-func number(v float64) *float64 {
+// finite is nil for what JSON and tables cannot show.
+func finite(v float64) *float64 {
 	if math.IsNaN(v) || math.IsInf(v, 0) {
 		return nil
 	}

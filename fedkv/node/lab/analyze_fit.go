@@ -26,7 +26,7 @@ type Fit struct {
 const leastPoints = 3
 
 // fits is a line for each kind of layer of the schedule that has points enough.
-func fits(role string, s fedkv.Schedule, windows []Deviation, at step) []Fit {
+func fits(role string, s fedkv.Schedule, windows []Deviation, at layerStep) []Fit {
 	var out []Fit
 	for _, kind := range []string{LocalLayer, SyncLayer} {
 		var before, after []float64
@@ -40,7 +40,7 @@ func fits(role string, s fedkv.Schedule, windows []Deviation, at step) []Fit {
 				}
 			}
 		}
-		if f, ok := line(before, after); ok {
+		if f, ok := leastSquares(before, after); ok {
 			f.Role, f.Kind = role, kind
 			out = append(out, f)
 		}
@@ -48,8 +48,8 @@ func fits(role string, s fedkv.Schedule, windows []Deviation, at step) []Fit {
 	return out
 }
 
-// line is the least-squares line through points (x, y). Points that are too few or above one another have none.
-func line(x, y []float64) (Fit, bool) {
+// leastSquares is the least-squares line through points (x, y). Points that are too few or above one another have none.
+func leastSquares(x, y []float64) (Fit, bool) {
 	n := float64(len(x))
 	var meanX, meanY float64
 	for i := range x {
@@ -64,5 +64,5 @@ func line(x, y []float64) (Fit, bool) {
 		return Fit{}, false
 	}
 	slope := xy / xx
-	return Fit{Points: len(x), Slope: slope, Intercept: meanY - slope*meanX, R2: number(xy * xy / (xx * yy))}, true
+	return Fit{Points: len(x), Slope: slope, Intercept: meanY - slope*meanX, R2: finite(xy * xy / (xx * yy))}, true
 }

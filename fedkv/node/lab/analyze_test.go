@@ -237,14 +237,14 @@ func TestFitsThatDoNotExist(t *testing.T) {
 	for _, c := range []struct{ x, y []float64 }{
 		{nil, nil}, {[]float64{1, 2}, []float64{1, 2}}, {[]float64{1, 1, 1}, []float64{1, 2, 3}},
 	} {
-		if f, ok := line(c.x, c.y); ok {
+		if f, ok := leastSquares(c.x, c.y); ok {
 			t.Errorf("%v has the line %+v", c, f)
 		}
 	}
-	if f, ok := line([]float64{1, 2, 3}, []float64{5, 5, 5}); !ok || f.Slope != 0 || f.Intercept != 5 || f.R2 != nil {
+	if f, ok := leastSquares([]float64{1, 2, 3}, []float64{5, 5, 5}); !ok || f.Slope != 0 || f.Intercept != 5 || f.R2 != nil {
 		t.Errorf("a level line: %+v", f)
 	}
-	f, ok := line([]float64{0, 1, 2, 3}, []float64{1, 0, 1, 0}) // by hand
+	f, ok := leastSquares([]float64{0, 1, 2, 3}, []float64{1, 0, 1, 0}) // by hand
 	if !ok || math.Abs(f.Slope+0.2) > 1e-15 || math.Abs(f.Intercept-0.8) > 1e-15 || math.Abs(*f.R2-0.2) > 1e-15 {
 		t.Errorf("%+v", f)
 	}
