@@ -137,17 +137,37 @@ func parseHello(body []byte) (Message, error) {
 
 // planBody is Plan on the wire: schedules are lists of layers.
 type planBody struct {
-	Session      SessionID `cbor:"1,keyasint"`
-	Origin       int       `cbor:"2,keyasint"`
-	Layers       int       `cbor:"3,keyasint"`
-	Contributors []int     `cbor:"4,keyasint"`
-	Publisher    []int     `cbor:"5,keyasint"`
-	TypeK        Type      `cbor:"6,keyasint"`
-	TypeV        Type      `cbor:"7,keyasint"`
-	Positions    Positions `cbor:"8,keyasint"`
-	Prefix       []Token   `cbor:"9,keyasint"`
-	MaxTokens    int       `cbor:"10,keyasint"`
-	DeadlineMS   int       `cbor:"11,keyasint"`
+	Session      SessionID  `cbor:"1,keyasint"`
+	Origin       int        `cbor:"2,keyasint"`
+	Layers       int        `cbor:"3,keyasint"`
+	Contributors []int      `cbor:"4,keyasint"`
+	Publisher    []int      `cbor:"5,keyasint"`
+	TypesK       layerTypes `cbor:"6,keyasint"`
+	TypesV       layerTypes `cbor:"7,keyasint"`
+	Positions    Positions  `cbor:"8,keyasint"`
+	Prefix       []Token    `cbor:"9,keyasint"`
+	MaxTokens    int        `cbor:"10,keyasint"`
+	DeadlineMS   int        `cbor:"11,keyasint"`
+	Rows         Selection  `cbor:"12,keyasint"`
+}
+
+// layerTypes is a type for each layer, a byte each.
+type layerTypes []Type
+
+// UnmarshalCBOR decodes a byte string of at most MaxLayers bytes.
+func (t *layerTypes) UnmarshalCBOR(data []byte) error {
+	major, n, size, err := cborHead(data)
+	if err != nil {
+		return err
+	}
+	if major != cborBytes || n > MaxLayers || len(data) != size+int(n) {
+		return fmt.Errorf("types must be a byte string of 1 to %d bytes", MaxLayers)
+	}
+	*t = make(layerTypes, n)
+	for i, b := range data[size:] {
+		(*t)[i] = Type(b)
+	}
+	return nil
 }
 
 // commitBody is Commit on the wire.
@@ -161,10 +181,15 @@ type commitBody struct {
 func wireForm(m Message) any {
 	switch m := m.(type) {
 	case Plan:
-		return planBody{
+		body := planBody{
 			m.Session, m.Origin, m.Schedules.Publisher.Len(), m.Schedules.Contributors.Layers(), m.Schedules.Publisher.Layers(),
-			m.Types.K, m.Types.V, m.Positions, m.Prefix, m.MaxTokens, m.DeadlineMS,
+			nil, nil, m.Positions, m.Prefix, m.MaxTokens, m.DeadlineMS, m.Rows,
 		}
+		for l := range m.Wire.Len() {
+			types := m.Wire.At(l)
+			body.TypesK, body.TypesV = append(body.TypesK, types.K), append(body.TypesV, types.V)
+		}
+		return body
 	case Commit:
 		return commitBody{m.Session, m.Prefix, m.Roster}
 	}
@@ -184,8 +209,18 @@ func parsePlan(body []byte) (Message, error) {
 	if err != nil {
 		return nil, fmt.Errorf("publisher's %w", err)
 	}
+	if len(p.TypesK) != p.Layers || len(p.TypesV) != p.Layers {
+		return nil, fmt.Errorf("types of %d and %d layers, the plan has %d", len(p.TypesK), len(p.TypesV), p.Layers)
+	}
+	wire := Uniform(WireTypes{}, p.Layers)
+	for l := range p.Layers {
+		wire = wire.With(l, WireTypes{p.TypesK[l], p.TypesV[l]})
+	}
+	if len(p.Rows.Shares) == 0 {
+		p.Rows.Shares = nil
+	}
 	return Plan{
-		p.Session, p.Origin, Schedules{contributors, publisher}, WireTypes{p.TypeK, p.TypeV},
+		p.Session, p.Origin, Schedules{contributors, publisher}, wire, p.Rows,
 		p.Positions, p.Prefix, p.MaxTokens, p.DeadlineMS,
 	}, nil
 }

@@ -10,11 +10,14 @@ import "slices"
 //  2. an origin's rows come over its own link or not at all;
 //  3. nothing of a lost origin is accepted any more.
 //
+// Rows that the sender did not select are here with the block that says so: the book keeps [First, First+Rows) of
+// blocks, and only counts what they hold.
+//
 // What the book says depends on which blocks came, never on the order in which they came.
 type Collector struct {
 	session SessionID
 	shape   Shape
-	types   WireTypes
+	wire    Wire
 	origins [MaxParticipants]*account // nil: nothing is expected of this origin
 }
 
@@ -29,16 +32,23 @@ type account struct {
 }
 
 // page holds the rows of one layer: those that are here, and those that have been offered and are not.
-type page struct{ here, offered pieces }
+type page struct {
+	here, offered pieces
+	blocks        int // taken, of any kind
 
-// NewCollector is the empty book of a session whose rows have these shapes and types.
-func NewCollector(session SessionID, shape Shape, types WireTypes) *Collector {
-	return &Collector{session: session, shape: shape, types: types}
+	first  int // rows [first, tokens) are expected
+	opened int // what first was when the account was opened; it may have been extended since
+	least  int // what it was at its lowest
 }
 
-// Expect opens an origin's account: rows [0, tokens) of each of the layers. It fails if the origin has one, or
-// if the rows of a layer cannot be stored in the session's types.
-func (c *Collector) Expect(origin, tokens int, layers Schedule) error {
+// NewCollector is the empty book of a session whose rows have these shapes and types.
+func NewCollector(session SessionID, shape Shape, wire Wire) *Collector {
+	return &Collector{session: session, shape: shape, wire: wire}
+}
+
+// Expect opens an origin's account: rows [first[l], tokens) of each layer l of the layers; first may be nil, which is
+// 0 everywhere. It fails if the origin has an account, or if the rows of a layer cannot be stored in its types.
+func (c *Collector) Expect(origin, tokens int, layers Schedule, first []int) error {
 	if origin < 0 || origin >= MaxParticipants {
 		return Errorf(CodeRange, "origin %d, must be 0 to %d", origin, MaxParticipants-1)
 	}
@@ -51,13 +61,71 @@ func (c *Collector) Expect(origin, tokens int, layers Schedule) error {
 	if layers.Len() != len(c.shape.Layers) {
 		return Errorf(CodeShape, "a schedule for %d layers, the model has %d", layers.Len(), len(c.shape.Layers))
 	}
+	if first != nil && len(first) != layers.Len() {
+		return Errorf(CodeRange, "first rows of %d layers, the model has %d", len(first), layers.Len())
+	}
+	a := &account{tokens: tokens, layers: layers, pages: make([]page, layers.Len())}
 	for _, l := range layers.Layers() {
-		if _, _, err := c.shape.Layers[l].BlockSize(c.types, 1); err != nil {
+		if _, _, err := c.shape.Layers[l].BlockSize(c.wire.At(l), 1); err != nil {
 			return err
 		}
+		if first != nil {
+			row := min(max(0, first[l]), tokens)
+			a.pages[l].first, a.pages[l].opened, a.pages[l].least = row, row, row
+		}
 	}
-	c.origins[origin] = &account{tokens: tokens, layers: layers, pages: make([]page, layers.Len())}
+	c.origins[origin] = a
 	return nil
+}
+
+// Extend expects rows [first[l], tokens) of an origin's layers where that is more than before.
+func (c *Collector) Extend(origin int, first []int) {
+	a := c.account(origin)
+	if a == nil {
+		return
+	}
+	for _, l := range a.layers.Layers() {
+		p := &a.pages[l]
+		p.first = min(p.first, max(0, first[l]))
+		p.least = min(p.least, p.first)
+	}
+}
+
+// Retract expects no more of an origin than when its account was opened.
+func (c *Collector) Retract(origin int) {
+	if a := c.account(origin); a != nil {
+		for l := range a.pages {
+			a.pages[l].first = a.pages[l].opened
+		}
+	}
+}
+
+// expects reports whether rows [first[l], tokens) of all of an origin's layers are expected already.
+func (c *Collector) expects(origin int, first []int) bool {
+	a := c.account(origin)
+	if a == nil {
+		return true
+	}
+	for _, l := range a.layers.Layers() {
+		if first[l] < a.pages[l].first {
+			return false
+		}
+	}
+	return true
+}
+
+// Has reports whether rows [first[l], tokens) of all of an origin's layers are here.
+func (c *Collector) Has(origin int, first []int) bool {
+	a := c.account(origin)
+	if a == nil {
+		return false
+	}
+	for _, l := range a.layers.Layers() {
+		if !a.pages[l].here.cover(min(first[l], a.tokens), a.tokens) {
+			return false
+		}
+	}
+	return true
 }
 
 // Check says whether a block that came over the link of origin from may be read: it is of this session, of
@@ -86,16 +154,24 @@ func (c *Collector) check(from int, h BlockHeader) (*page, error) {
 	if !a.layers.Sync(h.Layer) {
 		return nil, Errorf(CodeRange, "layer %d of origin %d is not expected, only %v", h.Layer, from, a.layers)
 	}
-	if h.Types != c.types {
-		return nil, Errorf(CodeTypes, "rows of %v in a session of %v", h.Types, c.types)
+	if types := c.wire.At(h.Layer); h.Types != types {
+		return nil, Errorf(CodeTypes, "layer %d: rows of %v, the plan says %v", h.Layer, h.Types, types)
 	}
 	if h.First < 0 || h.Rows < 1 || h.First >= a.tokens || h.Rows > a.tokens-h.First {
 		return nil, Errorf(CodeRange, "layer %d: %d rows from row %d of a segment of %d tokens", h.Layer, h.Rows, h.First, a.tokens)
 	}
-	if _, _, err := h.Split(c.shape.Layers[h.Layer]); err != nil {
+	if _, _, _, err := h.Split(c.shape.Layers[h.Layer]); err != nil {
 		return nil, err
 	}
 	p := &a.pages[h.Layer]
+	switch {
+	case h.First < p.least:
+		return nil, Errorf(CodeRange, "layer %d: row %d of origin %d is in nobody's window, only those from %d on are", h.Layer, h.First, from, p.least)
+	case h.First < p.first:
+		return nil, Errorf(CodeLost, "layer %d: rows from %d on came too late", h.Layer, h.First)
+	case p.blocks >= maxCentred(a.tokens) && (h.Types.K.IsCentred() || h.Types.V.IsCentred()):
+		return nil, Errorf(CodeRange, "layer %d: more than %d blocks with means", h.Layer, p.blocks)
+	}
 	rows := piece{h.First, h.First + h.Rows}
 	if p.here.overlap(rows) || p.offered.overlap(rows) {
 		return nil, Errorf(CodeDuplicate, "layer %d: rows %d to %d of origin %d came before", h.Layer, rows.first, rows.end-1, from)
@@ -114,6 +190,7 @@ func (c *Collector) Offer(from int, h BlockHeader) error {
 		return err
 	}
 	p.offered = p.offered.insert(piece{h.First, h.First + h.Rows})
+	p.blocks++
 	return nil
 }
 
@@ -128,10 +205,11 @@ func (c *Collector) Accept(from int, h BlockHeader) error {
 		if p, err = c.check(from, h); err != nil {
 			return err
 		}
+		p.blocks++
 	}
 	p.here = p.here.insert(rows).merge()
 	a := c.origins[from]
-	a.rows += h.Rows
+	a.rows += h.Kept
 	a.bytes += int64(h.Length)
 	return nil
 }
@@ -139,10 +217,10 @@ func (c *Collector) Accept(from int, h BlockHeader) error {
 // offer is the page on which exactly this block was offered, or nil.
 func (c *Collector) offer(from int, h BlockHeader) *page {
 	a := c.account(from)
-	if h.Session != c.session || h.Origin != from || a == nil || a.lost || h.Layer < 0 || h.Layer >= len(a.pages) || h.Types != c.types {
+	if h.Session != c.session || h.Origin != from || a == nil || a.lost || h.Layer < 0 || h.Layer >= len(a.pages) || h.Types != c.wire.At(h.Layer) {
 		return nil
 	}
-	if _, _, err := h.Split(c.shape.Layers[h.Layer]); err != nil {
+	if _, _, _, err := h.Split(c.shape.Layers[h.Layer]); err != nil {
 		return nil
 	}
 	p := &a.pages[h.Layer]
@@ -226,7 +304,7 @@ func (c *Collector) Bytes(origin int) int64 {
 	return 0
 }
 
-// Rows is the number of rows accepted from an origin over all layers, a token's K and V counted as one.
+// Rows is the number of rows that came from an origin over all layers, a token's K and V counted as one.
 func (c *Collector) Rows(origin int) int {
 	if a := c.account(origin); a != nil {
 		return a.rows
@@ -234,12 +312,12 @@ func (c *Collector) Rows(origin int) int {
 	return 0
 }
 
-// layersComplete is how many of an origin's layers are all here.
+// layersComplete is how many of an origin's layers are all here, those of which nothing was expected not counted.
 func (c *Collector) layersComplete(origin int) int {
 	n := 0
 	if a := c.account(origin); a != nil {
 		for _, l := range a.layers.Layers() {
-			if a.complete(l) {
+			if a.pages[l].first < a.tokens && a.complete(l) {
 				n++
 			}
 		}
@@ -248,9 +326,13 @@ func (c *Collector) layersComplete(origin int) int {
 }
 
 func (a *account) complete(layer int) bool {
-	here := a.pages[layer].here
-	return len(here) == 1 && here[0] == piece{0, a.tokens}
+	p := &a.pages[layer]
+	return p.here.cover(p.first, a.tokens)
 }
+
+// maxCentred bounds the blocks of a segment at a layer whose types are centred: each has a mean, which is as large as
+// several rows. It allows for micro-batches of 16 tokens, and for any in short segments.
+func maxCentred(tokens int) int { return 64 + tokens/16 }
 
 // maxPieces bounds the pieces of one segment at one layer that the book keeps apart: twice what the longest
 // segment makes in micro-batches of 512 tokens. Rows that meet count as one piece.
@@ -276,6 +358,32 @@ func (s pieces) after(row int) int {
 func (s pieces) overlap(x piece) bool {
 	i := s.after(x.first)
 	return i < len(s) && s[i].first < x.end
+}
+
+// cover reports whether rows [first, end) are among pieces that are merged.
+func (s pieces) cover(first, end int) bool {
+	i := s.after(first)
+	return first >= end || i < len(s) && s[i].first <= first && s[i].end >= end
+}
+
+// gaps is what pieces that are merged leave of rows [first, end).
+func (s pieces) gaps(first, end int) (left pieces) {
+	for _, x := range s {
+		if x.end <= first {
+			continue
+		}
+		if x.first >= end {
+			break
+		}
+		if x.first > first {
+			left = append(left, piece{first, x.first})
+		}
+		first = x.end
+	}
+	if first < end {
+		left = append(left, piece{first, end})
+	}
+	return left
 }
 
 // insert adds a piece that overlaps none.

@@ -23,7 +23,7 @@ const bookRowBytes = 34 + 6
 
 func bookHeader(origin, layer, first, rows int) BlockHeader {
 	return BlockHeader{
-		Session: bookSession, Origin: origin, Layer: layer, First: first, Rows: rows,
+		Session: bookSession, Origin: origin, Layer: layer, First: first, Rows: rows, Kept: rows,
 		Types: bookTypes, Length: rows * bookRowBytes,
 	}
 }
@@ -46,9 +46,9 @@ func mustSchedule(t failer, spec string, layers int) Schedule {
 // aBook expects 10 rows of origin 0 and 4 rows of origin 2 at layers 1 and 3 of 4.
 func aBook(t failer) *Collector {
 	t.Helper()
-	c := NewCollector(bookSession, bookShape(4), bookTypes)
+	c := NewCollector(bookSession, bookShape(4), Uniform(bookTypes, 4))
 	for origin, tokens := range map[int]int{0: 10, 2: 4} {
-		if err := c.Expect(origin, tokens, mustSchedule(t, "1,3", 4)); err != nil {
+		if err := c.Expect(origin, tokens, mustSchedule(t, "1,3", 4), nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -72,7 +72,12 @@ func TestCollectorRefusesWhatThePlanDoesNotSay(t *testing.T) {
 		{"a layer beyond the model", 0, func(h *BlockHeader) { h.Layer = 4 }, ErrRange},
 		{"a negative layer", 0, func(h *BlockHeader) { h.Layer = -1 }, ErrRange},
 		{"other types", 0, func(h *BlockHeader) { h.Types.V = Q8_0 }, ErrTypes},
-		{"no rows", 0, func(h *BlockHeader) { h.Rows, h.Length = 0, 0 }, ErrRange},
+		{"no rows", 0, func(h *BlockHeader) { h.Rows, h.Kept, h.Length = 0, 0, 0 }, ErrRange},
+		{"none of its rows", 0, func(h *BlockHeader) { h.Kept, h.Length = 0, 1 }, nil},
+		{"some of its rows", 0, func(h *BlockHeader) { h.Kept, h.Length = 2, 1+2*bookRowBytes }, nil},
+		{"some of its rows and no bitmap", 0, func(h *BlockHeader) { h.Kept, h.Length = 2, 2*bookRowBytes }, ErrRange},
+		{"more than its rows", 0, func(h *BlockHeader) { h.Kept, h.Length = 4, 4*bookRowBytes }, ErrRange},
+		{"fewer than none of its rows", 0, func(h *BlockHeader) { h.Kept = -1 }, ErrRange},
 		{"negative rows", 0, func(h *BlockHeader) { h.Rows = -1 }, ErrRange},
 		{"a negative first row", 0, func(h *BlockHeader) { h.First = -1 }, ErrRange},
 		{"rows past the end", 0, func(h *BlockHeader) { h.First = 8 }, ErrRange},
@@ -189,19 +194,19 @@ func TestCollectorExpectsWithinItsLimits(t *testing.T) {
 		{"rows that the types cannot hold", 1, 1, mustSchedule(t, "all", 1), Shape{[]LayerShape{{K: 31, V: 1}}}, ErrTypes},
 		{"such rows at local layers only", 1, 1, mustSchedule(t, "none", 1), Shape{[]LayerShape{{K: 31, V: 1}}}, nil},
 	} {
-		c := NewCollector(bookSession, test.shape, bookTypes)
-		if err := c.Expect(0, 1, Schedule{layers: len(test.shape.Layers)}); err != nil {
+		c := NewCollector(bookSession, test.shape, Uniform(bookTypes, len(test.shape.Layers)))
+		if err := c.Expect(0, 1, Schedule{layers: len(test.shape.Layers)}, nil); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.Expect(test.origin, test.tokens, test.layers); !errors.Is(err, test.want) || (err == nil) != (test.want == nil) {
+		if err := c.Expect(test.origin, test.tokens, test.layers, nil); !errors.Is(err, test.want) || (err == nil) != (test.want == nil) {
 			t.Errorf("%s: %v, want %v", test.name, err, test.want)
 		}
 	}
 }
 
 func TestCollectorBoundsTheBookOfPieces(t *testing.T) {
-	c := NewCollector(bookSession, bookShape(1), bookTypes)
-	if err := c.Expect(0, MaxTokens, mustSchedule(t, "all", 1)); err != nil {
+	c := NewCollector(bookSession, bookShape(1), Uniform(bookTypes, 1))
+	if err := c.Expect(0, MaxTokens, mustSchedule(t, "all", 1), nil); err != nil {
 		t.Fatal(err)
 	}
 	for i := range maxPieces {
@@ -230,13 +235,13 @@ func cut(t *rapid.T, origin, tokens int, layers Schedule) []BlockHeader {
 func TestCollectorLawArrivalOrderNeverMatters(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		const layers = 4
-		c := NewCollector(bookSession, bookShape(layers), bookTypes)
+		c := NewCollector(bookSession, bookShape(layers), Uniform(bookTypes, layers))
 		var blocks []BlockHeader
 		want := map[int]int{}
 		for origin := range rapid.IntRange(1, 4).Draw(t, "origins") {
 			tokens := rapid.IntRange(1, 9).Draw(t, "tokens")
 			s := drawSchedule(t, layers, "layers")
-			if err := c.Expect(origin, tokens, s); err != nil {
+			if err := c.Expect(origin, tokens, s, nil); err != nil {
 				t.Fatal(err)
 			}
 			want[origin] = tokens * s.Count()
@@ -287,6 +292,9 @@ func TestCollectorLawStagedRowsAreBoundedByThePlan(t *testing.T) {
 			h := bookHeader(
 				rapid.IntRange(0, 2).Draw(t, "origin"), rapid.IntRange(0, 3).Draw(t, "layer"),
 				rapid.IntRange(0, 10).Draw(t, "first"), rapid.IntRange(0, 10).Draw(t, "rows"))
+			if h.Kept = rapid.IntRange(0, h.Rows).Draw(t, "kept"); h.Kept < h.Rows {
+				h.Length = (h.Rows+7)/8 + h.Kept*bookRowBytes
+			}
 			if c.Offer(0, h) == nil {
 				staged += h.Length
 			}

@@ -34,7 +34,8 @@ type Work struct {
 	Origin    int
 	Segment   Segment // own
 	Schedules Schedules
-	Types     WireTypes
+	Wire      Wire
+	Rows      Selection // which rows of the segment are sent
 	Positions Positions
 	Prefix    []Token
 
@@ -44,19 +45,39 @@ type Work struct {
 	// Sync is the layers at which the segment attends to earlier contributors' rows; none for the first one.
 	Sync Schedule
 
-	// Sends is the layers whose rows go out: Blocks says to whom. After the last of them is stored, evaluation
-	// stops.
+	// Sends is the layers whose rows go out: Blocks says which, and to whom. After the last of them is stored,
+	// evaluation stops.
 	Sends Schedule
+
+	// Owes says that the publisher may ask for more rows of layers that are done, until it is done itself: whatever
+	// holds the rows has to be kept, see Contributor.Owed.
+	Owes bool
 
 	// Waits is the layers at which all rows of earlier contributors have to be here, or given up, before
 	// attention reads them: those of Sync before the last of Sends.
 	Waits Schedule
 }
 
-// Outgoing is a block to send: rows [First, First+Rows) of the segment, to each of To.
+// Outgoing is a block to send: of rows [First, First+Rows) of the segment those that Keep marks, to each of To.
 type Outgoing struct {
 	Header BlockHeader
-	To     []int // PublisherLink or later origins, ascending
+	To     []int  // PublisherLink or later origins, ascending
+	Keep   []bool // [Rows]; nil: all
+}
+
+// Positions lists where the block's rows stand, ascending, if the segment begins at offset.
+func (o Outgoing) Positions(offset int) []int32 {
+	at := Span(offset+o.Header.First, o.Header.Rows)
+	if o.Keep == nil {
+		return at
+	}
+	kept := at[:0]
+	for i, pos := range at {
+		if o.Keep[i] {
+			kept = append(kept, pos)
+		}
+	}
+	return kept
 }
 
 // JoinAnswer decides about a Joined event: the device is contributor Origin, or refused for Err. Every event
@@ -92,8 +113,12 @@ type ContributorReady struct {
 	// Missing names earlier contributors (lockstep) whose rows will not come.
 	Missing []Missing
 
-	// Sent is set once: all blocks are on their way, nothing is left to compute. The link has to stay open.
+	// Sent is set when all blocks are on their way and nothing is left to compute; again if rows were Owed since. The
+	// link has to stay open.
 	Sent bool
+
+	// Owed is set when rows of layers that are done are to be sent: ask Contributor.Owed for them.
+	Owed bool
 
 	// Receipt is what the publisher used, if it says so.
 	Receipt *Receipt
@@ -113,7 +138,7 @@ type ContributorReady struct {
 //	tokenising Tokenised; Ready
 //	ready      Commit, checked against plan and own identity
 //	working    rows come from earlier contributors and go to later ones and the publisher
-//	sent       Done is said; the publisher's Receipt and Done come
+//	sent       Done is said; the publisher's Receipt and Done come, or another Commit, and it works again
 //	over       finished or failed
 //
 // The events it takes are Received, Tokenised, Joined, PeerDown, BlockOffered, BlockIn, BlockSent, Tick and
@@ -134,11 +159,13 @@ type Contributor struct {
 	others    map[int]*other // contributors of the roster, by origin
 	waiting   []Joined       // joins that came before the commit
 	book      *Collector     // of rows of earlier contributors
-	out       *Collector     // of own rows handed out by Blocks
+	out       *Collector     // of own rows handed out by Blocks and Owed
+	computed  []pieces       // own rows that Blocks was told of, by layer
+	keep      [][]bool       // which of them were selected, by layer and row; nil: all, or nothing can be owed of it
 	unsent    map[int]int    // blocks handed out and not sent yet, by recipient
 	bytes     int64
 	committed time.Duration // when evaluation began
-	computed  time.Duration // when the last rows were handed out
+	handed    time.Duration // when the last rows were handed out
 }
 
 // other is what a contributor knows of another one.
@@ -268,35 +295,123 @@ func (c *Contributor) Deadline() (time.Duration, bool) {
 	return 0, false
 }
 
-// Blocks hands out the blocks for rows [first, first+rows) of the own segment at a layer, as few as MaxBlock
-// allows, in order of their rows. It is the only source of headers, so a contributor cannot send what the plan
-// does not say: it fails with order unless Work was started, with range for layers or rows that nobody needs,
-// and with duplicate for rows handed out before. Each block is to be sent to all of To and reported by one
-// BlockSent for each; recipients that are down are left out, and if nobody is left, Ready may say Sent.
-func (c *Contributor) Blocks(layer, first, rows int) ([]Outgoing, error) {
+// Blocks hands out the blocks for rows [first, first+rows) of the own segment at a layer, which have just been
+// computed: of those that keep marks, nil for all, in order, as few as MaxBlock and the recipients' windows allow, and
+// none for rows that are in nobody's window. It is the only source of headers, with Owed, so a contributor cannot
+// send what the plan does not say: it fails with order unless Work was started, with range for layers or rows that
+// nobody needs, and with duplicate for rows that it was told of before. Each block is to be sent to all of To and
+// reported by one BlockSent for each; recipients that are down are left out, and if nobody is left, Ready may say Sent.
+func (c *Contributor) Blocks(layer, first, rows int, keep []bool) ([]Outgoing, error) {
 	if c.state != contributorWorking {
 		return nil, Errorf(CodeOrder, "there is no work to send rows of")
 	}
 	if rows < 1 || first < 0 || first >= c.tokens || rows > c.tokens-first || !c.work.Sends.Sync(layer) {
 		return nil, Errorf(CodeRange, "rows %d to %d of layer %d: the plan asks for rows 0 to %d of layers %v", first, first+rows-1, layer, c.tokens-1, c.work.Sends)
 	}
-	shape := c.cfg.Shape.Layers[layer]
-	most, err := shape.MaxRows(c.work.Types)
+	if keep != nil && len(keep) != rows {
+		return nil, Errorf(CodeInternal, "%d of %d rows are selected or not", len(keep), rows)
+	}
+	made := piece{first, first + rows}
+	if c.computed[layer].overlap(made) {
+		return nil, Errorf(CodeDuplicate, "layer %d: rows %d to %d were handed out before", layer, first, made.end-1)
+	}
+	blocks, err := c.hand(layer, made, keep)
 	if err != nil {
 		return nil, err
 	}
+	c.computed[layer] = c.computed[layer].insert(made).merge()
+	if keep != nil && c.work.Owes && c.cfg.Shape.Window(layer) > 0 {
+		if c.keep[layer] == nil {
+			c.keep[layer] = make([]bool, c.tokens)
+		}
+		copy(c.keep[layer][first:], keep)
+	}
+	c.proceed()
+	return blocks, nil
+}
+
+// Owed hands out the blocks that another commit made necessary: when a participant is lost in gather with canonical
+// positions, those behind it move up, and rows that were in nobody's window may come into the publisher's. They are
+// rows that Blocks was told of; what holds for its blocks holds for these.
+func (c *Contributor) Owed() ([]Outgoing, error) {
+	if c.state != contributorWorking {
+		return nil, Errorf(CodeOrder, "there is no work to send rows of")
+	}
 	var blocks []Outgoing
-	for end := first + rows; first < end; first += most {
-		h := BlockHeader{Session: c.plan.Session, Origin: c.work.Origin, Layer: layer, First: first, Rows: min(most, end-first), Types: c.work.Types}
-		k, v, err := shape.BlockSize(h.Types, h.Rows)
+	for _, owed := range c.owed() {
+		var keep []bool
+		if all := c.keep[owed.layer]; all != nil {
+			keep = all[owed.first:owed.end]
+		}
+		more, err := c.hand(owed.layer, owed.piece, keep)
 		if err != nil {
 			return nil, err
 		}
-		h.Length = k + v
-		if err := c.out.Check(c.work.Origin, h); err != nil {
+		blocks = append(blocks, more...)
+	}
+	c.proceed()
+	return blocks, nil
+}
+
+// layerPiece is some rows of a layer.
+type layerPiece struct {
+	layer int
+	piece
+}
+
+// owed lists the rows that are computed and expected and were not handed out.
+func (c *Contributor) owed() (list []layerPiece) {
+	own := c.out.account(c.work.Origin)
+	for _, l := range c.work.Sends.Layers() {
+		for _, made := range c.computed[l] {
+			for _, gap := range own.pages[l].here.gaps(max(made.first, own.pages[l].first), made.end) {
+				list = append(list, layerPiece{l, gap})
+			}
+		}
+	}
+	return list
+}
+
+// hand cuts rows into blocks and books them. Where the recipients' windows begin at other rows, a block ends.
+func (c *Contributor) hand(layer int, rows piece, keep []bool) ([]Outgoing, error) {
+	shape, types := c.cfg.Shape.Layers[layer], c.work.Wire.At(layer)
+	most, err := shape.MaxRows(types)
+	if err != nil {
+		return nil, err
+	}
+	needs := c.needs(layer)
+	var blocks []Outgoing
+	for next := rows.first; next < rows.end; {
+		first, end := next, min(next+most, rows.end)
+		to, needed := []int{}, false
+		for _, n := range needs {
+			switch {
+			case n.first > first:
+				end = min(end, n.first)
+			case n.down:
+				needed = true
+			default:
+				needed = true
+				to = append(to, n.to)
+			}
+		}
+		if next = end; !needed {
+			continue
+		}
+		b := Outgoing{To: to, Header: BlockHeader{
+			Session: c.plan.Session, Origin: c.work.Origin, Layer: layer, First: first, Rows: end - first, Kept: end - first, Types: types,
+		}}
+		if keep != nil {
+			b.Keep = keep[first-rows.first : end-rows.first]
+			b.Header.Kept = kept(b.Keep)
+		}
+		if b.Header, err = b.Header.Sized(shape); err != nil {
 			return nil, err
 		}
-		blocks = append(blocks, Outgoing{Header: h, To: c.recipients(layer)})
+		if err := c.out.Check(c.work.Origin, b.Header); err != nil {
+			return nil, err
+		}
+		blocks = append(blocks, b)
 	}
 	for _, b := range blocks {
 		if err := c.out.Accept(c.work.Origin, b.Header); err != nil {
@@ -306,23 +421,43 @@ func (c *Contributor) Blocks(layer, first, rows int) ([]Outgoing, error) {
 			c.unsent[to]++
 		}
 	}
-	c.computed = c.now
-	c.proceed()
+	c.handed = c.now
 	return blocks, nil
 }
 
-// recipients lists who needs the own rows of a layer and is still there.
-func (c *Contributor) recipients(layer int) []int {
-	var to []int
+// need is a recipient's: own rows from first on.
+type need struct {
+	to    int
+	first int
+	down  bool
+}
+
+// needs lists who needs own rows of a layer: the publisher, then later contributors, ascending.
+func (c *Contributor) needs(layer int) []need {
+	var list []need
 	segments := c.work.Layout.Segments
 	for _, rank := range c.work.Schedules.Recipients(c.work.Layout.rank(c.work.Origin), layer, len(segments)) {
+		first := c.cfg.Shape.Layers[layer].FirstRow(c.work.Segment, segments[rank].Offset)
 		if rank == len(segments)-1 {
-			to = append([]int{PublisherLink}, to...)
-		} else if origin := segments[rank].Origin; !c.others[origin].down {
-			to = append(to, origin)
+			list = slices.Insert(list, 0, need{to: PublisherLink, first: first})
+			continue
+		}
+		origin := segments[rank].Origin
+		list = append(list, need{to: origin, first: first, down: c.others[origin].down})
+	}
+	return list
+}
+
+// firstNeeded is the first own row that anybody needs, by layer; the length of the segment where nobody does.
+func (c *Contributor) firstNeeded() []int {
+	first := make([]int, len(c.cfg.Shape.Layers))
+	for l := range first {
+		first[l] = c.tokens
+		for _, n := range c.needs(l) {
+			first[l] = min(first[l], n.first)
 		}
 	}
-	return to
+	return first
 }
 
 func (c *Contributor) receive(m Message) error {
@@ -350,10 +485,13 @@ func (c *Contributor) receive(m Message) error {
 		if err := c.inSession(m.Session); err != nil {
 			return err
 		}
-		if c.state != contributorReady {
-			return c.violation(Errorf(CodeOrder, "commit came in the wrong place"))
+		switch {
+		case c.state == contributorReady:
+			return c.commit(m)
+		case c.state >= contributorWorking && c.work.Owes:
+			return c.commitAgain(m)
 		}
-		return c.commit(m)
+		return c.violation(Errorf(CodeOrder, "commit came in the wrong place"))
 	case Abort:
 		if err := c.inSession(m.Session); err != nil {
 			return err
@@ -429,11 +567,11 @@ func (c *Contributor) suits(m Plan) error {
 	if err := m.Schedules.Validate(len(c.cfg.Shape.Layers)); err != nil {
 		return Errorf(CodePlan, "%v", err)
 	}
-	if err := checkTypesOffered(c.cfg.Self, m.Types); err != nil {
+	rows := m.Schedules.Contributors.union(m.Schedules.Publisher)
+	if err := checkTypesOffered(c.cfg.Self, m.Wire, rows); err != nil {
 		return err
 	}
-	rows := m.Schedules.Contributors.union(m.Schedules.Publisher)
-	if err := checkRows(c.cfg.Shape, m.Types, rows); err != nil {
+	if err := checkRows(c.cfg.Shape, m.Wire, rows); err != nil {
 		return err
 	}
 	if early := rows.Before(c.cfg.MinLayer); early.Count() > 0 {
@@ -469,57 +607,96 @@ func (c *Contributor) commit(m Commit) error {
 	}
 	n := len(layout.Segments)
 	rank := layout.rank(c.plan.Origin)
-	sends := c.plan.Schedules.Sends(rank, n)
 	sync := c.plan.Schedules.Of(rank, n)
 	if rank == 0 {
 		sync = sync.Before(0) // nobody is before it
 	}
-	work := Work{
+	c.work = Work{
 		Layout:    layout,
 		Origin:    c.plan.Origin,
 		Segment:   own,
 		Schedules: c.plan.Schedules,
-		Types:     c.plan.Types,
+		Wire:      c.plan.Wire,
+		Rows:      c.plan.Rows,
 		Positions: c.plan.Positions,
 		Prefix:    c.plan.Prefix,
 		At:        own.Offset,
 		Sync:      sync,
-		Sends:     sends,
-		Waits:     sync.Before(sends.Last()),
+		Owes:      closesUp(c.plan.Positions, c.plan.Schedules, c.cfg.Shape),
 	}
-	if work.Positions == Canonical {
-		work.At = len(work.Prefix)
+	if c.work.Positions == Canonical {
+		c.work.At = len(c.work.Prefix)
 	}
-	c.work, c.roster = work, m.Roster
-	c.committed, c.computed = c.now, c.now
+	c.roster = m.Roster
+	for r, p := range m.Roster[:n-1] {
+		if r != rank {
+			c.others[p.Origin] = &other{}
+		}
+	}
+	needed := c.firstNeeded()
+	c.work.Sends = c.plan.Schedules.Sends(rank, n)
+	if !c.work.Owes { // else any of its rows may be needed yet
+		c.work.Sends = c.work.Sends.keep(func(l int) bool { return needed[l] < c.tokens })
+	}
+	c.work.Waits = sync.Before(c.work.Sends.Last())
+	c.committed, c.handed = c.now, c.now
 	c.state = contributorWorking
 
 	// Shapes, types and token counts were checked with the plan and the roster, so that nothing can fail here.
-	c.book = NewCollector(c.plan.Session, c.cfg.Shape, c.plan.Types)
-	c.out = NewCollector(c.plan.Session, c.cfg.Shape, c.plan.Types)
-	_ = c.out.Expect(work.Origin, c.tokens, sends)
+	c.book = NewCollector(c.plan.Session, c.cfg.Shape, c.plan.Wire)
+	c.out = NewCollector(c.plan.Session, c.cfg.Shape, c.plan.Wire)
+	_ = c.out.Expect(c.work.Origin, c.tokens, c.work.Sends, needed)
+	layers := len(c.cfg.Shape.Layers)
+	c.computed, c.keep = make([]pieces, layers), make([][]bool, layers)
 	for r, p := range m.Roster[:n-1] {
-		if r == rank {
-			continue
+		switch {
+		case r == rank || c.work.Schedules.Regime() == Gather:
+		case r < rank:
+			_ = c.book.Expect(p.Origin, p.Tokens, c.work.Sync, c.cfg.Shape.FirstRows(layout.Segments[r], own.Offset))
+		default:
+			c.ready.Dial = append(c.ready.Dial, p)
+			c.send(p.Origin, Join{c.plan.Session, c.work.Origin})
 		}
-		c.others[p.Origin] = &other{}
-		if work.Schedules.Regime() == Gather {
-			continue
-		}
-		if r < rank {
-			_ = c.book.Expect(p.Origin, p.Tokens, work.Sync)
-			continue
-		}
-		c.ready.Dial = append(c.ready.Dial, p)
-		c.send(p.Origin, Join{c.plan.Session, work.Origin})
 	}
-	if sends.Count() > 0 {
+	if c.work.Sends.Count() > 0 {
+		work := c.work
 		c.ready.Start = &work
 	}
 	for _, j := range c.waiting {
 		_ = c.admit(j, c.mayJoin(j)) // answered in Ready
 	}
 	c.waiting = nil
+	return nil
+}
+
+// closesUp reports whether rows may be needed only once somebody is lost: in gather with canonical positions the
+// stream closes up where a lost participant's segment was, and the publisher's windows reach further.
+func closesUp(positions Positions, s Schedules, shape Shape) bool {
+	return positions == Canonical && shape.windowed(s.Publisher)
+}
+
+// commitAgain takes the roster without those who were lost since the last commit, and works out what is owed.
+func (c *Contributor) commitAgain(m Commit) error {
+	layout := m.Layout()
+	own, err := c.place(m, layout)
+	if err != nil {
+		return c.violation(err)
+	}
+	if len(m.Roster) >= len(c.roster) {
+		return c.violation(Errorf(CodePlan, "another commit loses nobody"))
+	}
+	for _, p := range m.Roster {
+		i := slices.IndexFunc(c.roster, func(o Participant) bool { return o.Origin == p.Origin })
+		if i < 0 || c.roster[i].ID != p.ID || c.roster[i].Tokens != p.Tokens {
+			return c.violation(Errorf(CodePlan, "another commit has a participant %d that the one before has not", p.Origin))
+		}
+	}
+	c.work.Layout, c.work.Segment, c.roster = layout, own, m.Roster
+	c.out.Extend(c.work.Origin, c.firstNeeded())
+	if c.state == contributorSent && !c.out.OriginComplete(c.work.Origin) {
+		c.state = contributorWorking
+	}
+	c.ready.Owed = len(c.owed()) > 0
 	return nil
 }
 
@@ -652,7 +829,7 @@ func (c *Contributor) blockSent(e BlockSent) error {
 
 // proceed says Done once all rows are handed out and sent to all who are still there.
 func (c *Contributor) proceed() {
-	if c.state != contributorWorking || !c.out.OriginComplete(c.work.Origin) {
+	if c.state != contributorWorking || !c.out.OriginComplete(c.work.Origin) || !c.done() {
 		return
 	}
 	for _, n := range c.unsent {
@@ -666,9 +843,21 @@ func (c *Contributor) proceed() {
 		Session:    c.plan.Session,
 		Rows:       c.out.Rows(c.work.Origin),
 		Bytes:      c.bytes,
-		PrefillMS:  milliseconds(c.computed - c.committed),
-		TransferMS: milliseconds(c.now - c.computed),
+		PrefillMS:  milliseconds(c.handed - c.committed),
+		TransferMS: milliseconds(c.now - c.handed),
 	})
+}
+
+// done reports whether everything is computed that may be needed yet.
+func (c *Contributor) done() bool {
+	if c.work.Owes {
+		for _, l := range c.work.Sends.Layers() {
+			if !c.computed[l].cover(0, c.tokens) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

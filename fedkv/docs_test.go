@@ -88,6 +88,7 @@ func TestWireDocumentIsTheCode(t *testing.T) {
 		{"MaxAddr", MaxAddr},
 		{"MaxText", MaxText},
 		{"MaxTypes", MaxTypes},
+		{"MaxRowShares", MaxRowShares},
 		{"MaxDeadlineMS", MaxDeadlineMS},
 	} {
 		want = append(want, [2]string{limit.name, fmt.Sprint(limit.value)})
@@ -103,7 +104,7 @@ func TestWireDocumentIsTheCode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	picture := regexp.MustCompile(`(?s)\| magic "fkvb".*?\| length +\| 40`)
+	picture := regexp.MustCompile(`(?s)\| magic "fkvb".*?\| kept +\| 44`)
 	drawn := strings.ReplaceAll(string(source), "//\t", "")
 	if got := picture.FindString(doc["4. Blocks"]); got == "" || got != picture.FindString(drawn) {
 		t.Error("the block header is drawn differently in wire.go")

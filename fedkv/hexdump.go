@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -75,6 +76,7 @@ func (d *dump) block() {
 	d.line(1, 0, "type of V: "+Type(d.data[d.at]).String())
 	number(2, "reserved")
 	number(4, "length")
+	number(4, "kept rows")
 	if n := len(d.data) - BlockHeaderSize; n > 0 {
 		fmt.Fprintf(&d.out, "%04x  %d bytes of payload\n", d.at, n)
 	}
@@ -235,7 +237,10 @@ func text(major byte, content []byte, typ reflect.Type) string {
 		return strconv.QuoteToASCII(string(content))
 	}
 	s := fmt.Sprintf("%d bytes", len(content))
-	if typ == reflect.TypeFor[[]Type]() {
+	switch {
+	case typ == reflect.TypeFor[layerTypes]() && len(slices.Compact(slices.Clone(content))) == 1:
+		s += ", each " + Type(content[0]).String()
+	case typ == reflect.TypeFor[[]Type](), typ == reflect.TypeFor[layerTypes]():
 		for _, b := range content {
 			s += ", " + Type(b).String()
 		}

@@ -39,6 +39,9 @@ const (
 	// MaxTypes bounds how many row types a Hello may offer, those unknown to this version included.
 	MaxTypes = 32
 
+	// MaxRowShares bounds the shares of rows in a Plan: one for each layer.
+	MaxRowShares = MaxLayers
+
 	// MaxDeadlineMS bounds a session's deadline in milliseconds: one day.
 	MaxDeadlineMS = 24 * 60 * 60 * 1000
 )

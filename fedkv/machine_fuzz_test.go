@@ -104,7 +104,7 @@ func FuzzSession(f *testing.F) {
 			}
 			_, _ = p.Step(e), c.Step(e)
 			if next()%4 == 0 {
-				_, _ = c.Blocks(small(), small(), small())
+				_, _ = c.Blocks(small(), small(), small(), nil)
 			}
 			_, _, _, _ = p.Pending(small()), c.Pending(small()), p.Shift(small()), p.Missing()
 			for _, deadline := range []func() (time.Duration, bool){p.Deadline, c.Deadline} {

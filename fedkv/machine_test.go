@@ -29,7 +29,7 @@ func lockstepPlan(t failer) Plan {
 		t.Fatal(err)
 	}
 	return Plan{
-		Session: bookSession, Origin: 1, Schedules: s, Types: bookTypes, Positions: InPlace, Prefix: []Token{1, 2},
+		Session: bookSession, Origin: 1, Schedules: s, Wire: Uniform(bookTypes, 3), Rows: Selection{Kind: RowsAll}, Positions: InPlace, Prefix: []Token{1, 2},
 		MaxTokens: 10, DeadlineMS: 30_000,
 	}
 }
@@ -132,8 +132,8 @@ func TestContributorHoldsAPlanAgainstWhatItsOwnerAllows(t *testing.T) {
 		{"canonical gather", func(*ContributorConfig) {}, func(p *Plan) { p.Schedules, p.Positions = gather, Canonical }, 10, nil},
 		{"canonical lockstep", func(*ContributorConfig) {}, func(p *Plan) { p.Positions = Canonical }, 0, ErrPlan},
 		{"another model's schedule", func(*ContributorConfig) {}, func(p *Plan) { p.Schedules = four }, 0, ErrPlan},
-		{"a type not offered", func(*ContributorConfig) {}, func(p *Plan) { p.Types.V = Q4_0 }, 0, ErrTypes},
-		{"rows that do not fit the type", func(*ContributorConfig) {}, func(p *Plan) { p.Types.V = Q8_0 }, 0, ErrTypes},
+		{"a type not offered", func(*ContributorConfig) {}, func(p *Plan) { p.Wire = p.Wire.With(1, WireTypes{Q8_0, Q4_0}) }, 0, ErrTypes},
+		{"rows that do not fit the type", func(*ContributorConfig) {}, func(p *Plan) { p.Wire = p.Wire.With(1, WireTypes{Q8_0, Q8_0}) }, 0, ErrTypes},
 		{"a token outside the vocabulary", func(*ContributorConfig) {}, func(p *Plan) { p.Prefix = []Token{1, 10} }, 0, ErrPlan},
 		{"no session", func(*ContributorConfig) {}, func(p *Plan) { p.Session = SessionID{} }, 0, ErrPlan},
 	} {
@@ -216,7 +216,7 @@ func TestContributorWorksByRankNotByOrigin(t *testing.T) {
 	if diff := cmp.Diff(Segment{1, 6, 5}, work.Segment); diff != "" || work.At != 6 {
 		t.Errorf("evaluates at %d: %s", work.At, diff)
 	}
-	blocks, err := c.Blocks(0, 0, 5)
+	blocks, err := c.Blocks(0, 0, 5, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -227,7 +227,7 @@ func TestContributorWorksByRankNotByOrigin(t *testing.T) {
 	if err := c.Step(PeerDown{3, CodeLost, ""}); err != nil {
 		t.Fatal(err)
 	}
-	if blocks, err = c.Blocks(1, 0, 5); err != nil || !slices.Equal(blocks[0].To, []int{PublisherLink}) {
+	if blocks, err = c.Blocks(1, 0, 5, nil); err != nil || !slices.Equal(blocks[0].To, []int{PublisherLink}) {
 		t.Errorf("after the loss of 3: %+v, %v", blocks, err)
 	}
 	if len(c.Ready().Missing) != 0 {
@@ -250,7 +250,7 @@ func TestContributorSendsNoMoreThanThePlanSays(t *testing.T) {
 		sent := map[string]int{}
 		for range 40 {
 			layer, first, rows := rapid.IntRange(-1, 3).Draw(t, "layer"), rapid.IntRange(-1, 5).Draw(t, "first"), rapid.IntRange(-1, 6).Draw(t, "rows")
-			blocks, err := c.Blocks(layer, first, rows)
+			blocks, err := c.Blocks(layer, first, rows, nil)
 			if err != nil {
 				continue
 			}
@@ -258,7 +258,7 @@ func TestContributorSendsNoMoreThanThePlanSays(t *testing.T) {
 			for _, b := range blocks {
 				h := b.Header
 				want := plan.Schedules.Recipients(1, layer, 4)
-				if len(b.To) != len(want) || h.Origin != 1 || h.Session != bookSession || h.Types != plan.Types || h.Length != h.Rows*bookRowBytes {
+				if len(b.To) != len(want) || h.Origin != 1 || h.Session != bookSession || h.Types != plan.Wire.At(layer) || h.Length != h.Rows*bookRowBytes {
 					t.Fatalf("block %+v to %v, want as many recipients as %v", h, b.To, want)
 				}
 				for row := h.First; row < h.First+h.Rows; row++ {
@@ -274,7 +274,7 @@ func TestContributorSendsNoMoreThanThePlanSays(t *testing.T) {
 		// Done comes when everything has left, and not before.
 		for _, layer := range work.Sends.Layers() {
 			for row := range 5 {
-				if blocks, err := c.Blocks(layer, row, 1); err == nil {
+				if blocks, err := c.Blocks(layer, row, 1, nil); err == nil {
 					left = append(left, blocks...)
 				}
 			}
@@ -303,14 +303,15 @@ func TestContributorCutsBlocksAtTheLimit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	types := WireTypes{F16, F16}
+	wire := Uniform(WireTypes{F16, F16}, 1)
+	c.computed, c.keep = make([]pieces, 1), make([][]bool, 1)
 	c.plan.Session = bookSession
-	c.work = Work{Layout: layout, Schedules: Schedules{Schedule{layers: 1}, all}, Types: types, Sends: all}
-	c.out = NewCollector(bookSession, shape, types)
-	if err := c.out.Expect(0, 1000, all); err != nil {
+	c.work = Work{Layout: layout, Schedules: Schedules{Schedule{layers: 1}, all}, Wire: wire, Sends: all}
+	c.out = NewCollector(bookSession, shape, wire)
+	if err := c.out.Expect(0, 1000, all, nil); err != nil {
 		t.Fatal(err)
 	}
-	blocks, err := c.Blocks(0, 0, 1000)
+	blocks, err := c.Blocks(0, 0, 1000, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -351,7 +352,7 @@ func publisherConfig(t failer, spec string, contributors int) PublisherConfig {
 	}
 	return PublisherConfig{
 		Session: bookSession, Self: machineHello("asker", RolePublisher), ID: "key-p", Shape: bookShape(3), Schedules: s,
-		Types: bookTypes, Positions: InPlace, Prefix: []Token{1, 2}, Own: 3, MaxContext: 40, Contributors: contributors,
+		Wire: Uniform(bookTypes, 3), Positions: InPlace, Prefix: []Token{1, 2}, Own: 3, MaxContext: 40, Contributors: contributors,
 		SetupBy: 5 * time.Second, GatherBy: 30 * time.Second,
 	}
 }
@@ -368,8 +369,8 @@ func TestPublisherChecksItsConfiguration(t *testing.T) {
 		{"no id", func(c *PublisherConfig) { c.ID = "" }, ErrPlan},
 		{"no layers", func(c *PublisherConfig) { c.Shape = Shape{} }, ErrPlan},
 		{"another model's schedules", func(c *PublisherConfig) { c.Shape = bookShape(4) }, ErrPlan},
-		{"a type it does not have itself", func(c *PublisherConfig) { c.Types.V = Q4_1 }, ErrTypes},
-		{"rows that do not fit the type", func(c *PublisherConfig) { c.Types.V = Q8_0 }, ErrTypes},
+		{"a type it does not have itself", func(c *PublisherConfig) { c.Wire = c.Wire.With(2, WireTypes{Q8_0, Q4_1}) }, ErrTypes},
+		{"rows that do not fit the type", func(c *PublisherConfig) { c.Wire = c.Wire.With(2, WireTypes{Q8_0, Q8_0}) }, ErrTypes},
 		{"canonical lockstep", func(c *PublisherConfig) { c.Positions = Canonical }, ErrPlan},
 		{"no question", func(c *PublisherConfig) { c.Own = 0 }, ErrPlan},
 		{"a long prefix", func(c *PublisherConfig) { c.Prefix = make([]Token, MaxPrefix+1) }, ErrPlan},
@@ -846,7 +847,7 @@ func simulate(t *rapid.T) {
 		case 6, 7:
 			if a.work != nil && !a.cut && a.layer <= a.work.Sends.Last() {
 				if a.work.Sends.Sync(a.layer) {
-					blocks, err := a.machine.Blocks(a.layer, 0, a.tokens)
+					blocks, err := a.machine.Blocks(a.layer, 0, a.tokens, nil)
 					if err != nil && !errors.Is(err, ErrDuplicate) {
 						t.Fatalf("contributor %d: %v", i, err)
 					}
@@ -974,7 +975,7 @@ func TestContributorIsDoneWhenNobodyIsLeftToSendTo(t *testing.T) {
 		if c.Ready().Sent {
 			t.Fatalf("done before layer %d", layer)
 		}
-		blocks, err := c.Blocks(layer, 0, 5)
+		blocks, err := c.Blocks(layer, 0, 5, nil)
 		if err != nil || len(blocks) != 1 || len(blocks[0].To) != 0 {
 			t.Fatalf("blocks %+v, %v", blocks, err)
 		}

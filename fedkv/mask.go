@@ -8,11 +8,12 @@ package fedkv
 //  2. Everybody sees the prefix, and the prefix sees only itself.
 //  3. Within a segment attention is causal at every layer.
 //  4. Rows of another participant are seen only at the sync layers of q's owner.
+//  5. At a layer whose attention has a window W, nobody sees further back than k > q - W, the prefix included.
 //
 // Because of rule 1 the rows of rule 4 always come from earlier segments: a triangle, not an all-gather.
 // Positions outside [0, l.Total()) see nothing and are not seen.
-func Visible(l Layout, s Schedules, layer, q, k int) bool {
-	if k > q {
+func Visible(l Layout, s Schedules, shape Shape, layer, q, k int) bool {
+	if window := shape.Window(layer); k > q || window > 0 && k <= q-window {
 		return false
 	}
 	to, ok := l.Owner(q)

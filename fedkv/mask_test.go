@@ -8,11 +8,11 @@ import (
 )
 
 // picture draws the mask of a layer: one line per query position, # where it sees the key position.
-func picture(l Layout, s Schedules, layer int) string {
+func picture(l Layout, s Schedules, shape Shape, layer int) string {
 	var b strings.Builder
 	for q := range l.Total() {
 		for k := range l.Total() {
-			if Visible(l, s, layer, q, k) {
+			if Visible(l, s, shape, layer, q, k) {
 				b.WriteByte('#')
 			} else {
 				b.WriteByte('.')
@@ -28,10 +28,11 @@ func TestMaskPictures(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := ParseSchedules("contributors=1;publisher=1-2", 3)
+	s, err := ParseSchedules("contributors=1,3;publisher=1-", 4)
 	if err != nil {
 		t.Fatal(err)
 	}
+	shape := Shape{Layers: []LayerShape{{}, {}, {}, {Window: 3}}}
 	for layer, want := range []string{
 		// Nobody syncs: prefix and own segment.
 		`
@@ -62,8 +63,18 @@ func TestMaskPictures(t *testing.T) {
 #..##..
 ######.
 #######
+`,
+		// Everybody syncs, and sees no further than three positions, the prefix included.
+		`
+#......
+##.....
+###....
+.###...
+..###..
+...###.
+....###
 `} {
-		if got := "\n" + picture(l, s, layer); got != want {
+		if got := "\n" + picture(l, s, shape, layer); got != want {
 			t.Errorf("layer %d:%s", layer, got)
 		}
 	}
@@ -77,12 +88,21 @@ func TestMaskLaws(t *testing.T) {
 			l = l.Without(drawLost(t, l)...)
 		}
 		layer := rapid.IntRange(0, 3).Draw(t, "layer")
+		shape := Shape{Layers: make([]LayerShape, 4)}
+		window := rapid.IntRange(0, 9).Draw(t, "window")
+		shape.Layers[layer].Window = window
 		n := l.Participants()
 		for q := range l.Total() {
 			to, _ := l.Owner(q)
 			for k := range l.Total() {
 				from, _ := l.Owner(k)
-				switch got := Visible(l, s, layer, q, k); {
+				if window > 0 && q-k >= window {
+					if Visible(l, s, shape, layer, q, k) {
+						t.Fatalf("%d sees %d through a window of %d", q, k, window)
+					}
+					continue
+				}
+				switch got := Visible(l, s, shape, layer, q, k); {
 				case got && (k > q || from > to):
 					t.Fatalf("%d of origin %d sees %d of origin %d, which comes later", q, to, k, from)
 				case !got && k <= q && (from == -1 || from == to):
@@ -97,7 +117,7 @@ func TestMaskLaws(t *testing.T) {
 			}
 		}
 		for _, outside := range []int{-1, l.Total(), l.Total() + 1} {
-			if Visible(l, s, layer, outside, 0) || Visible(l, s, layer, l.Total()-1, outside) {
+			if Visible(l, s, Shape{}, layer, outside, 0) || Visible(l, s, Shape{}, layer, l.Total()-1, outside) {
 				t.Fatalf("position %d of %d takes part", outside, l.Total())
 			}
 		}

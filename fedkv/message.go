@@ -81,7 +81,7 @@ type Hello struct {
 	Name     string      `cbor:"2,keyasint"` // of the device, for people
 	Engine   string      `cbor:"3,keyasint"` // commit of llama.cpp
 	Model    Fingerprint `cbor:"4,keyasint"`
-	Types    []Type      `cbor:"5,keyasint"` // row types that it can send and receive, best first; may hold types unknown here
+	Types    []Type      `cbor:"5,keyasint"` // base types that it can send and receive, best first; may hold types unknown here
 	Role     Role        `cbor:"6,keyasint"`
 }
 
@@ -124,11 +124,11 @@ func (m Hello) Compatible(o Hello) error {
 	return nil
 }
 
-// CommonTypes lists the row types that both sides offer and this version knows, in m's order.
+// CommonTypes lists the base types that both sides offer and this version knows, in m's order.
 func (m Hello) CommonTypes(o Hello) []Type {
 	var common []Type
 	for _, t := range m.Types {
-		if t.Valid() && slices.Contains(o.Types, t) {
+		if t.Valid() && t == t.Base() && slices.Contains(o.Types, t) {
 			common = append(common, t)
 		}
 	}
@@ -154,7 +154,8 @@ type Plan struct {
 	Session    SessionID
 	Origin     int // the receiver's number in this session, 0-based in token order
 	Schedules  Schedules
-	Types      WireTypes
+	Wire       Wire
+	Rows       Selection // which rows of its segment it sends
 	Positions  Positions
 	Prefix     []Token // evaluated by everybody, sent by nobody; at most MaxPrefix
 	MaxTokens  int     // most tokens that the segment may have
@@ -167,7 +168,8 @@ type Ready struct {
 	Tokens  int       `cbor:"2,keyasint"`
 }
 
-// Commit freezes the participants and their positions. It goes to every contributor in the roster.
+// Commit freezes the participants and their positions. It goes to every contributor in the roster. In gather with
+// canonical positions it may come again with fewer of them, if layers have windows: see Contributor.Owed.
 type Commit struct {
 	Session SessionID
 	Prefix  int           // tokens of the prefix
@@ -295,7 +297,8 @@ func (m Plan) validate() error {
 		checkRange("origin", m.Origin, 0, MaxParticipants-2),
 		checkRange("layers", layers, 1, MaxLayers),
 		check(m.Schedules.Contributors.Len() == layers, "schedules are for %d and %d layers", m.Schedules.Contributors.Len(), layers),
-		check(m.Types.Valid(), "unknown row types %v", m.Types),
+		m.Wire.Validate(layers),
+		m.Rows.validateFor(layers),
 		check(m.Positions == InPlace || m.Positions == Canonical && m.Schedules.Regime() == Gather,
 			"%v in %v; canonical positions are for gather", m.Positions, m.Schedules.Regime()),
 		checkRange("prefix tokens", len(m.Prefix), 0, MaxPrefix),

@@ -12,7 +12,8 @@ type PublisherConfig struct {
 	ID         string // of this device
 	Shape      Shape
 	Schedules  Schedules
-	Types      WireTypes
+	Wire       Wire
+	Rows       RowPolicy // which rows of their segments contributors send
 	Positions  Positions // InPlace in lockstep
 	Prefix     []Token
 	Own        int // tokens of the publisher's own segment, at least 1
@@ -37,10 +38,19 @@ func (c *PublisherConfig) validate() error {
 	); err != nil {
 		return err
 	}
-	return first(
+	layers := c.Schedules.Contributors.union(c.Schedules.Publisher)
+	if err := first(
 		c.Schedules.Validate(len(c.Shape.Layers)),
-		checkTypesOffered(c.Self, c.Types),
-		checkRows(c.Shape, c.Types, c.Schedules.Contributors.union(c.Schedules.Publisher)),
+		c.Wire.Validate(len(c.Shape.Layers)),
+		checkTypesOffered(c.Self, c.Wire, layers),
+		c.Rows.Validate(),
+		check(len(c.Rows.Layers) == 0 || len(c.Rows.Layers) == len(c.Shape.Layers),
+			"shares of rows for %d layers, the model has %d", len(c.Rows.Layers), len(c.Shape.Layers)),
+	); err != nil {
+		return err
+	}
+	return first(
+		checkRows(c.Shape, c.Wire, layers),
 		check(c.Positions == InPlace || c.Positions == Canonical && c.Schedules.Regime() == Gather,
 			"%v positions in %v", c.Positions, c.Schedules.Regime()),
 		checkRange("prefix tokens", len(c.Prefix), 0, MaxPrefix),
@@ -66,7 +76,8 @@ type PublisherReady struct {
 	// Settled is set once, when evaluation of the own segment may begin, and it is the stream to evaluate:
 	// positions, and whose rows are to be placed. In gather all rows are here, and who did not deliver has
 	// gone from it: as if never in if positions are canonical, with its positions left empty if rows were
-	// evaluated in place. In lockstep it comes with Committed.
+	// evaluated in place, or if it went so late that the rows that come into windows when its place closes did not
+	// come in time. In lockstep it comes with Committed.
 	Settled *Layout
 
 	// Missing names those who went missing, in the order in which they did.
@@ -141,7 +152,7 @@ func NewPublisher(cfg PublisherConfig) (*Publisher, error) {
 	p := &Publisher{
 		cfg:   cfg,
 		peers: make([]peer, cfg.Contributors),
-		book:  NewCollector(cfg.Session, cfg.Shape, cfg.Types),
+		book:  NewCollector(cfg.Session, cfg.Shape, cfg.Wire),
 	}
 	for i := range min(len(cfg.Names), len(p.peers)) {
 		p.peers[i].name = cfg.Names[i]
@@ -313,7 +324,8 @@ func (p *Publisher) peerUp(e PeerUp) error {
 		Session:    p.cfg.Session,
 		Origin:     e.Origin,
 		Schedules:  p.cfg.Schedules,
-		Types:      p.cfg.Types,
+		Wire:       p.cfg.Wire,
+		Rows:       p.cfg.Rows.Of(e.Origin),
 		Positions:  p.cfg.Positions,
 		Prefix:     p.cfg.Prefix,
 		MaxTokens:  peer.most,
@@ -330,7 +342,7 @@ func (p *Publisher) suits(hello Hello) error {
 	if hello.Role != RoleContributor {
 		return Errorf(CodeProtocol, "the peer says it is %v", hello.Role)
 	}
-	return checkTypesOffered(hello, p.cfg.Types)
+	return checkTypesOffered(hello, p.cfg.Wire, p.cfg.Schedules.Contributors.union(p.cfg.Schedules.Publisher))
 }
 
 func (p *Publisher) peerDown(e PeerDown) error {
@@ -443,8 +455,21 @@ func (p *Publisher) commit() {
 	p.committed = place(len(p.cfg.Prefix), append(segments, Segment{Origin: n, Tokens: p.cfg.Own}))
 	p.state = publisherCommitted
 
-	roster := make([]Participant, len(p.committed.Segments))
-	for rank, s := range p.committed.Segments {
+	roster := p.roster(p.committed)
+	for _, s := range p.committed.Segments[:len(roster)-1] {
+		// The shapes, types and tokens were checked when they came in, so that nothing can fail here.
+		_ = p.book.Expect(s.Origin, s.Tokens, p.cfg.Schedules.Publisher, p.firstNeeded(p.committed, s.Origin))
+		p.send(s.Origin, Commit{p.cfg.Session, p.committed.Prefix, roster})
+	}
+	layout := p.committed
+	p.ready.Committed = &layout
+}
+
+// roster is a layout with everybody's identity.
+func (p *Publisher) roster(l Layout) []Participant {
+	n := len(p.peers)
+	roster := make([]Participant, len(l.Segments))
+	for rank, s := range l.Segments {
 		roster[rank] = Participant{Origin: s.Origin, ID: p.cfg.ID, Name: p.cfg.Self.Name, Offset: s.Offset, Tokens: s.Tokens}
 		if s.Origin == n {
 			continue
@@ -454,14 +479,40 @@ func (p *Publisher) commit() {
 		if rank > 0 && p.cfg.Schedules.Regime() == Lockstep {
 			roster[rank].Addr = peer.addr // earlier contributors dial it; otherwise nobody needs to know
 		}
-		// The shapes, types and tokens were checked when they came in, so that nothing can fail here.
-		_ = p.book.Expect(s.Origin, s.Tokens, p.cfg.Schedules.Publisher)
 	}
-	for _, s := range p.committed.Segments[:len(roster)-1] {
-		p.send(s.Origin, Commit{p.cfg.Session, p.committed.Prefix, roster})
+	return roster
+}
+
+// firstNeeded is the first row of a contributor that the publisher's windows reach, by layer, if it stands in this
+// layout.
+func (p *Publisher) firstNeeded(l Layout, origin int) []int {
+	s, _ := l.Segment(origin)
+	return p.cfg.Shape.FirstRows(s, l.Segments[len(l.Segments)-1].Offset)
+}
+
+// closeUp asks for the rows that come into the publisher's windows when the stream closes up where the lost were.
+// Whoever has left and owes some is lost too. Once the time for rows is over, nothing more is asked for.
+func (p *Publisher) closeUp() {
+	if p.state != publisherCommitted || p.now >= p.cfg.GatherBy || !closesUp(p.cfg.Positions, p.cfg.Schedules, p.cfg.Shape) {
+		return
 	}
-	layout := p.committed
-	p.ready.Committed = &layout
+	l := p.committed.Without(p.book.Lost()...)
+	contributors := l.Segments[:len(l.Segments)-1]
+	for _, s := range contributors {
+		if !p.peers[s.Origin].linked && !p.book.Has(s.Origin, p.firstNeeded(l, s.Origin)) {
+			p.book.Extend(s.Origin, p.firstNeeded(l, s.Origin))
+			p.out(s.Origin, CodeLost, "it left before somebody else was lost, whose place cannot close without more of its rows", false)
+			return // which closed up
+		}
+	}
+	for _, s := range contributors {
+		first := p.firstNeeded(l, s.Origin)
+		if p.book.expects(s.Origin, first) {
+			continue
+		}
+		p.book.Extend(s.Origin, first)
+		p.send(s.Origin, Commit{p.cfg.Session, l.Prefix, p.roster(l)})
+	}
 }
 
 // block takes a block's header through the book, by Offer or by Accept. Late, repeated and foreign blocks are
@@ -487,7 +538,7 @@ func (p *Publisher) settle() {
 	p.settled = p.committed
 	switch {
 	case p.cfg.Schedules.Regime() == Lockstep: // whoever is lost from now on is masked where it stands
-	case p.cfg.Positions == Canonical:
+	case p.cfg.Positions == Canonical && p.closed():
 		p.settled = p.committed.Without(p.book.Lost()...)
 	default:
 		p.settled = p.committed.Vacate(p.book.Lost()...)
@@ -495,6 +546,17 @@ func (p *Publisher) settle() {
 	p.state = publisherSettled
 	layout := p.settled
 	p.ready.Settled = &layout
+}
+
+// closed reports whether all rows are here that the stream needs when it closes up.
+func (p *Publisher) closed() bool {
+	l := p.committed.Without(p.book.Lost()...)
+	for _, s := range l.Segments[:len(l.Segments)-1] {
+		if !p.book.Has(s.Origin, p.firstNeeded(l, s.Origin)) {
+			return false
+		}
+	}
+	return true
 }
 
 func (p *Publisher) tick(now time.Duration) {
@@ -512,6 +574,9 @@ func (p *Publisher) tick(now time.Duration) {
 	p.proceed()
 	if p.state != publisherOver && p.now >= p.cfg.GatherBy {
 		for origin := range p.peers {
+			if p.state == publisherCommitted {
+				p.book.Retract(origin) // rows that are owed are nobody's fault
+			}
 			if p.peers[origin].state == peerIn && !p.book.OriginComplete(origin) {
 				p.out(origin, CodeDeadline, fmt.Sprintf("its rows were not all here within %v", p.cfg.GatherBy), true)
 			}
@@ -564,6 +629,8 @@ func (p *Publisher) out(origin int, code Code, text string, tell bool) {
 		p.fail(m.err())
 	case live < p.cfg.MinPeers:
 		p.fail(Errorf(code, "%d of the %d contributors that are needed are left: %v", live, p.cfg.MinPeers, m))
+	case committed:
+		p.closeUp()
 	}
 }
 

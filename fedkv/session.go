@@ -183,11 +183,14 @@ func weightsNote(self, peer Hello) string {
 	return CleanText(fmt.Sprintf("%s and %s run the same model with different weights (another quantisation?): answers will differ a little from a run with one file", self.Name, peer.Name))
 }
 
-// checkTypesOffered reports a row type of the session that a peer did not offer.
-func checkTypesOffered(peer Hello, types WireTypes) error {
-	for _, t := range []Type{types.K, types.V} {
-		if !offers(peer, t) {
-			return Errorf(CodeTypes, "%s does not offer row type %v", peer.Name, t)
+// checkTypesOffered reports a row type of a session's layers that a peer did not offer. The flags of types are part
+// of the protocol, and not offered.
+func checkTypesOffered(peer Hello, wire Wire, layers Schedule) error {
+	for _, l := range layers.Layers() {
+		for _, t := range []Type{wire.At(l).K, wire.At(l).V} {
+			if !offers(peer, t.Base()) {
+				return Errorf(CodeTypes, "%s does not offer row type %v", peer.Name, t.Base())
+			}
 		}
 	}
 	return nil
@@ -203,9 +206,9 @@ func offers(h Hello, t Type) bool {
 }
 
 // checkRows reports the first layer of a schedule whose rows cannot be stored in the session's types.
-func checkRows(shape Shape, types WireTypes, layers Schedule) error {
+func checkRows(shape Shape, wire Wire, layers Schedule) error {
 	for _, l := range layers.Layers() {
-		if _, _, err := shape.Layers[l].BlockSize(types, 1); err != nil {
+		if _, _, err := shape.Layers[l].BlockSize(wire.At(l), 1); err != nil {
 			return Errorf(CodeOf(err), "layer %d: %v", l, err)
 		}
 	}

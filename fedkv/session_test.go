@@ -218,7 +218,7 @@ func (s *stage) session(words []string, options map[string]string, number func(s
 		positions = InPlace
 	}
 	s.cfg = PublisherConfig{
-		Session: bookSession, Self: stageHello, ID: "key-p", Shape: bookShape(3), Schedules: schedules, Types: bookTypes,
+		Session: bookSession, Self: stageHello, ID: "key-p", Shape: bookShape(3), Schedules: schedules, Wire: Uniform(bookTypes, 3),
 		Positions: positions, Prefix: []Token{1, 2}, Own: 3, MaxContext: number("context", 100),
 		Contributors: number("contributors", 0), RequireAll: slices.Contains(words, "require-all"), MinPeers: number("min-peers", 0),
 		SetupBy: 5 * time.Second, GatherBy: 30 * time.Second,
@@ -297,7 +297,7 @@ func (s *stage) layer(origin int) bool {
 	}
 	layer := a.layer
 	if a.work.Sends.Sync(layer) {
-		blocks, err := a.machine.Blocks(layer, 0, a.tokens)
+		blocks, err := a.machine.Blocks(layer, 0, a.tokens, nil)
 		if CodeOf(err) == CodeDuplicate { // it waited here before
 			blocks, err = nil, nil
 		}
@@ -474,7 +474,7 @@ func describe(m Message) string {
 	case Refuse:
 		return fmt.Sprintf("refuse (%v: %v)", m.Code, m.Err())
 	case Plan:
-		return fmt.Sprintf("plan: contributor %d, %v, %v, %v, at most %d tokens, %v", m.Origin, m.Schedules, m.Types, m.Positions, m.MaxTokens, time.Duration(m.DeadlineMS)*time.Millisecond)
+		return fmt.Sprintf("plan: contributor %d, %v, %v, %v, at most %d tokens, %v", m.Origin, m.Schedules, m.Wire, m.Positions, m.MaxTokens, time.Duration(m.DeadlineMS)*time.Millisecond)
 	case Ready:
 		return fmt.Sprintf("ready: %d tokens", m.Tokens)
 	case Commit:

@@ -20,8 +20,8 @@ import (
 //	| type                          | CBOR body …
 //	+-------------------------------+
 //
-// A block is one unidirectional stream: a header of BlockHeaderSize bytes, then length bytes of payload, K
-// rows before V rows, then the end of the stream.
+// A block is one unidirectional stream: a header of BlockHeaderSize bytes, then length bytes of payload, then the
+// end of the stream.
 //
 //	 0                   1                   2                   3
 //	 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
@@ -45,14 +45,19 @@ import (
 //	+---------------+---------------+-------------------------------+
 //	| length                                                        | 40
 //	+---------------------------------------------------------------+
-//	| K rows: [rows][RowSize(elements of K)] bytes …                  44
-//	| V rows: [rows][RowSize(elements of V)] bytes …
+//	| kept                                                          | 44
+//	+---------------------------------------------------------------+
+//	| if kept < rows: bitmap, ⌈rows / 8⌉ bytes …                      48
+//	| if kept > 0: of a centred type the mean of K, float16 …
+//	|              K rows: [kept][RowSize(elements of K)] bytes …
+//	|              of a centred type the mean of V, float16 …
+//	|              V rows: [kept][RowSize(elements of V)] bytes …
 const (
 	// FrameHeaderSize is the bytes before a frame's body: length and type.
 	FrameHeaderSize = 6
 
 	// BlockHeaderSize is the bytes before a block's payload.
-	BlockHeaderSize = 44
+	BlockHeaderSize = 48
 
 	blockMagic   = "fkvb"
 	blockVersion = 1
@@ -81,7 +86,7 @@ var maxBody = [...]int{
 	MessageHello:   425,
 	MessageWelcome: 941,
 	MessageRefuse:  521,
-	MessagePlan:    23048,
+	MessagePlan:    25630,
 	MessageReady:   25,
 	MessageCommit:  27322,
 	MessageJoin:    22,
@@ -141,6 +146,7 @@ func (h BlockHeader) AppendMarshal(b []byte) ([]byte, error) {
 	b = binary.BigEndian.AppendUint32(b, uint32(h.Rows))
 	b = append(b, byte(h.Types.K), byte(h.Types.V), 0, 0)
 	b = binary.BigEndian.AppendUint32(b, uint32(h.Length))
+	b = binary.BigEndian.AppendUint32(b, uint32(h.Kept))
 	return b, nil
 }
 
@@ -175,6 +181,7 @@ func ParseBlockHeader(b []byte) (BlockHeader, error) {
 		{"first row", 28, MaxTokens - 1, &h.First},
 		{"rows", 32, MaxTokens, &h.Rows},
 		{"length", 40, MaxBlock, &h.Length},
+		{"kept rows", 44, MaxTokens, &h.Kept},
 	} {
 		n := binary.BigEndian.Uint32(b[field.at:])
 		if n > field.most {
@@ -200,6 +207,7 @@ func (h BlockHeader) validate() error {
 		checkRange("layer", h.Layer, 0, MaxLayers-1),
 		checkRange("first row", h.First, 0, MaxTokens-1),
 		checkRange("rows", h.Rows, 1, MaxTokens-h.First),
+		checkRange("kept rows", h.Kept, 0, h.Rows),
 		checkRange("length", h.Length, 1, MaxBlock),
 	); err != nil {
 		return Errorf(CodeRange, "a block with %v", err)

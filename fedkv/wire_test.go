@@ -9,6 +9,7 @@ import (
 	"os"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -21,8 +22,9 @@ var sampleHeader = BlockHeader{
 	Layer:   17,
 	First:   512,
 	Rows:    77,
+	Kept:    20,
 	Types:   WireTypes{Q8_0, Q4_0},
-	Length:  77 * (204 + 108), // rows of 192 elements
+	Length:  10 + 20*(204+108), // a bitmap, rows of 192 elements
 }
 
 // The goldens fix the bytes of version 1: they change only with the protocol.
@@ -147,7 +149,8 @@ func TestBlockHeadersComeBackAsTheyWere(t *testing.T) {
 		Layer:   MaxLayers - 1,
 		First:   0,
 		Rows:    MaxTokens,
-		Types:   WireTypes{Q4_0, Q4_0},
+		Kept:    MaxTokens,
+		Types:   WireTypes{Q4_0 | Centred | Hadamard, F16 | Centred},
 		Length:  MaxBlock,
 	}
 	for _, h := range []BlockHeader{sampleHeader, largest, {Session: sampleSession, First: MaxTokens - 1, Rows: 1, Types: WireTypes{F16, F16}, Length: 1}} {
@@ -201,6 +204,10 @@ func TestMalformedBlockHeadersAreRefused(t *testing.T) {
 		"no payload":            {40, "\x00\x00\x00\x00", ErrRange},
 		"payload of 64 MiB + 1": {40, "\x04\x00\x00\x01", ErrRange},
 		"payload of 2^32-1":     {40, "\xff\xff\xff\xff", ErrRange},
+		"more kept than rows":   {44, "\x00\x00\x00\x4e", ErrRange},
+		"kept 2^32-1":           {44, "\xff\xff\xff\xff", ErrRange},
+		"f16 in another basis":  {36, "\x21", ErrTypes},
+		"a flag of the future":  {36, "\x42", ErrTypes},
 	} {
 		raw, err := sampleHeader.AppendMarshal(nil)
 		if err != nil {
@@ -227,6 +234,8 @@ func TestInvalidBlockHeadersAreNotSent(t *testing.T) {
 		"most rows":         func(h *BlockHeader) { h.Rows = math.MaxInt32 },
 		"type 0":            func(h *BlockHeader) { h.Types.V = 0 },
 		"no payload":        func(h *BlockHeader) { h.Length = 0 },
+		"kept -1":           func(h *BlockHeader) { h.Kept = -1 },
+		"kept too many":     func(h *BlockHeader) { h.Kept = h.Rows + 1 },
 		"too much payload":  func(h *BlockHeader) { h.Length = MaxBlock + 1 },
 	} {
 		h := sampleHeader
@@ -239,10 +248,10 @@ func TestInvalidBlockHeadersAreNotSent(t *testing.T) {
 
 func TestBlockSize(t *testing.T) {
 	q := WireTypes{Q8_0, Q4_0}
-	if k, v, err := (LayerShape{192, 192}).BlockSize(q, 77); k != 77*204 || v != 77*108 || err != nil {
+	if k, v, err := (LayerShape{K: 192, V: 192}).BlockSize(q, 77); k != 77*204 || v != 77*108 || err != nil {
 		t.Errorf("got %d, %d, %v", k, v, err)
 	}
-	widest := LayerShape{MaxRowElements, MaxRowElements}
+	widest := LayerShape{K: MaxRowElements, V: MaxRowElements}
 	if k, v, err := widest.BlockSize(WireTypes{F16, F16}, 256); k+v != MaxBlock || err != nil {
 		t.Errorf("the largest block: got %d, %d, %v", k, v, err)
 	}
@@ -252,40 +261,89 @@ func TestBlockSize(t *testing.T) {
 		rows  int
 		want  error
 	}{
-		"no rows":         {LayerShape{192, 192}, q, 0, ErrRange},
-		"rows below zero": {LayerShape{192, 192}, q, -1, ErrRange},
+		"no rows":         {LayerShape{K: 192, V: 192}, q, 0, nil},
+		"rows below zero": {LayerShape{K: 192, V: 192}, q, -1, ErrRange},
 		"257 wide rows":   {widest, WireTypes{F16, F16}, 257, ErrRange},
-		"most rows":       {LayerShape{192, 192}, q, math.MaxInt, ErrRange},
-		"K of 33":         {LayerShape{33, 32}, q, 1, ErrTypes},
-		"V of 33":         {LayerShape{32, 33}, q, 1, ErrTypes},
-		"no type":         {LayerShape{32, 32}, WireTypes{}, 1, ErrTypes},
+		"most rows":       {LayerShape{K: 192, V: 192}, q, math.MaxInt, ErrRange},
+		"K of 33":         {LayerShape{K: 33, V: 32}, q, 1, ErrTypes},
+		"V of 33":         {LayerShape{K: 32, V: 33}, q, 1, ErrTypes},
+		"no type":         {LayerShape{K: 32, V: 32}, WireTypes{}, 1, ErrTypes},
 		"no shape":        {LayerShape{}, q, 1, ErrRange},
 	} {
 		if k, v, err := c.shape.BlockSize(c.types, c.rows); !errors.Is(err, c.want) {
 			t.Errorf("%s: got %d, %d, %v", name, k, v, err)
 		}
 	}
-	most, err := (LayerShape{192, 192}).MaxRows(q)
-	if err != nil {
-		t.Fatal(err)
+	centred := WireTypes{Q8_0 | Centred, Q4_0 | Hadamard | Centred}
+	if k, v, err := (LayerShape{K: 192, V: 64}).BlockSize(centred, 3); k != 2*192+3*204 || v != 2*64+3*36 || err != nil {
+		t.Errorf("with means: got %d, %d, %v", k, v, err)
 	}
-	if _, _, err := (LayerShape{192, 192}).BlockSize(q, most); err != nil {
-		t.Errorf("%d rows do not fit: %v", most, err)
+	if k, v, err := (LayerShape{K: 192, V: 64}).BlockSize(centred, 0); k != 0 || v != 0 || err != nil {
+		t.Errorf("no rows have no mean: got %d, %d, %v", k, v, err)
 	}
-	if _, _, err := (LayerShape{192, 192}).BlockSize(q, most+1); !errors.Is(err, ErrRange) {
-		t.Errorf("%d rows fit", most+1)
+	for _, types := range []WireTypes{q, centred, {F16, F16}} {
+		for _, shape := range []LayerShape{{K: 192, V: 192}, {K: 32, V: 32}, widest} {
+			most, err := shape.MaxRows(types)
+			if err != nil || most < 254 {
+				t.Fatalf("%v: %d rows, %v", types, most, err)
+			}
+			for _, kept := range []int{most, most - 1, 0} {
+				if h, err := (BlockHeader{Rows: most, Kept: kept, Types: types}).Sized(shape); err != nil || h.Length > MaxBlock {
+					t.Errorf("%v: %d of %d rows of %+v do not fit: %v", types, kept, most, shape, err)
+				}
+			}
+			if h, err := (BlockHeader{Rows: most + 2 + most/50, Kept: most + 2 + most/50, Types: types}).Sized(shape); most < MaxTokens/2 && err == nil {
+				t.Errorf("%v: %d rows of %+v fit too", types, h.Rows, shape)
+			}
+		}
+	}
+}
+
+func TestStagingSizeBoundsWhatACollectorTakes(t *testing.T) {
+	shape := LayerShape{K: 64, V: 32}
+	for _, types := range []WireTypes{{Q8_0, Q4_0}, {Q4_0 | Centred, Q4_0 | Centred | Hadamard}} {
+		for _, tokens := range []int{1, 7, 100, 3000} {
+			for _, per := range []int{1, 5, 16, 512} {
+				first := tokens / 3
+				most, err := shape.StagingSize(types, tokens, first)
+				if err != nil {
+					t.Fatal(err)
+				}
+				c := NewCollector(bookSession, Shape{[]LayerShape{shape}}, Uniform(types, 1))
+				if err := c.Expect(0, tokens, mustSchedule(t, "all", 1), []int{first}); err != nil {
+					t.Fatal(err)
+				}
+				for at := first; at < tokens; at += per {
+					rows := min(per, tokens-at)
+					h, err := BlockHeader{Session: bookSession, First: at, Rows: rows, Kept: rows, Types: types}.Sized(shape)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if err := c.Accept(0, h); err != nil && per >= 16 {
+						t.Errorf("%v: %d tokens in blocks of %d: %v", types, tokens, per, err)
+					}
+				}
+				if c.Bytes(0) > most || per == 16 && !c.Complete() {
+					t.Errorf("%v: %d tokens in blocks of %d take %d bytes, %d are said to be the most", types, tokens, per, c.Bytes(0), most)
+				}
+			}
+		}
+	}
+	if n, err := shape.StagingSize(WireTypes{F16, F16}, 5, 5); n != 0 || err != nil {
+		t.Errorf("no rows take %d bytes, %v", n, err)
 	}
 }
 
 func TestBlockPayloads(t *testing.T) {
-	shape := LayerShape{64, 32}
-	h := BlockHeader{Session: sampleSession, Rows: 3, Types: WireTypes{Q8_0, F16}, Length: 3 * (68 + 64)}
+	shape := LayerShape{K: 64, V: 32}
+	h := BlockHeader{Session: sampleSession, First: 5, Rows: 3, Kept: 3, Types: WireTypes{Q8_0, F16}, Length: 3 * (68 + 64)}
 	payload := make([]byte, h.Length)
-	if k, v, err := h.Split(shape); k != 204 || v != 192 || err != nil {
-		t.Errorf("got %d, %d, %v", k, v, err)
+	if bitmap, k, v, err := h.Split(shape); bitmap != 0 || k != 204 || v != 192 || err != nil {
+		t.Errorf("got %d, %d, %d, %v", bitmap, k, v, err)
 	}
-	if err := h.CheckFinite(shape, payload); err != nil {
-		t.Error(err)
+	b, err := h.Open(shape, payload)
+	if err != nil || len(b.K) != 204 || len(b.V) != 192 || len(b.Rows) != h.Length || !slices.Equal(b.Positions(10), []int32{15, 16, 17}) {
+		t.Errorf("%d bytes of K, %d of V, at %v, %v", len(b.K), len(b.V), b.Positions(10), err)
 	}
 	for name, c := range map[string]struct {
 		at   int
@@ -293,21 +351,115 @@ func TestBlockPayloads(t *testing.T) {
 	}{"K": {2 * 68, "K: elements from 128"}, "V": {204 + 2*40, "V: elements from 40"}} {
 		bad := bytes.Clone(payload)
 		binary.LittleEndian.PutUint16(bad[c.at:], 0x7e00)
-		if err := h.CheckFinite(shape, bad); !errors.Is(err, ErrValue) || !strings.Contains(err.Error(), c.want) {
+		if _, err := h.Open(shape, bad); !errors.Is(err, ErrValue) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("NaN in %s: got %v", name, err)
 		}
 	}
-	if err := h.CheckFinite(shape, payload[1:]); !errors.Is(err, ErrRange) {
+	if _, err := h.Open(shape, payload[1:]); !errors.Is(err, ErrRange) {
 		t.Errorf("a short payload: got %v", err)
 	}
 	h.Length--
-	if err := h.CheckFinite(shape, payload[1:]); !errors.Is(err, ErrRange) {
+	if _, err := h.Open(shape, payload[1:]); !errors.Is(err, ErrRange) {
 		t.Errorf("a short length: got %v", err)
 	}
 	h.Length++
-	if n := testing.AllocsPerRun(10, func() { h.CheckFinite(shape, payload) }); n != 0 {
+	if n := testing.AllocsPerRun(10, func() { h.Open(shape, payload) }); n != 0 {
 		t.Errorf("a good payload costs %g allocations", n)
 	}
+}
+
+func TestBlocksWithGaps(t *testing.T) {
+	shape := LayerShape{K: 64, V: 32}
+	types := WireTypes{Q8_0 | Centred, F16}
+	keep := []bool{false, true, false, false, true, false, false, false, false, true, false}
+	h, err := BlockHeader{Session: sampleSession, First: 5, Rows: 11, Kept: 3, Types: types}.Sized(shape)
+	if err != nil || h.Length != 2+128+3*68+3*64 {
+		t.Fatalf("%d bytes, %v", h.Length, err)
+	}
+	payload := AppendBitmap(nil, keep)
+	if !bytes.Equal(payload, []byte{0x12, 0x02}) {
+		t.Fatalf("bitmap %x", payload)
+	}
+	payload = append(payload, make([]byte, h.Length-2)...)
+	payload[2+128] = 77
+	b, err := h.Open(shape, payload)
+	if err != nil || !slices.Equal(b.Positions(100), []int32{106, 109, 114}) || len(b.K) != 128+3*68 || len(b.V) != 3*64 || b.K[128] != 77 {
+		t.Errorf("rows at %v, %d bytes of K, %d of V, %v", b.Positions(100), len(b.K), len(b.V), err)
+	}
+	for name, bitmap := range map[string][]byte{
+		"a bit too many": {0x13, 0x02}, "a bit too few": {0x10, 0x02}, "a bit beyond the rows": {0x12, 0x08}, "none": {0, 0}, "all": {0xff, 0x07},
+	} {
+		bad := append(bytes.Clone(bitmap), payload[2:]...)
+		if _, err := h.Open(shape, bad); !errors.Is(err, ErrRange) {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+	for name, at := range map[string]int{"the mean": 2 + 4, "a row": 2 + 128 + 68, "V": 2 + 128 + 3*68} {
+		bad := bytes.Clone(payload)
+		binary.LittleEndian.PutUint16(bad[at:], 0x7c00)
+		if _, err := h.Open(shape, bad); !errors.Is(err, ErrValue) {
+			t.Errorf("an infinity in %s: got %v", name, err)
+		}
+	}
+
+	h.Kept = 0
+	if h, err = h.Sized(shape); err != nil || h.Length != 2 {
+		t.Fatalf("%d bytes of nothing, %v", h.Length, err)
+	}
+	if b, err := h.Open(shape, []byte{0, 0}); err != nil || len(b.Rows) != 0 || len(b.Positions(0)) != 0 {
+		t.Errorf("no rows: %v, %v", b, err)
+	}
+	if _, err := h.Open(shape, []byte{0, 1}); !errors.Is(err, ErrRange) {
+		t.Errorf("a bit and no row: %v", err)
+	}
+	if b := AppendBitmap([]byte{9}, []bool{true, true}); !bytes.Equal(b, []byte{9}) {
+		t.Errorf("all rows have the bitmap %x", b)
+	}
+}
+
+// FuzzBlock opens any payload of any header: what is good has as many positions as it says, in order and within the
+// block, and rows that decode to what float16 holds.
+func FuzzBlock(f *testing.F) {
+	f.Add(uint16(11), uint16(3), byte(Q8_0), byte(Q4_0), []byte{0x12, 0x02, 1, 2, 3})
+	f.Add(uint16(3), uint16(3), byte(Q4_0|Centred|Hadamard), byte(Q5_1|Hadamard), []byte{0xff, 0x77})
+	f.Add(uint16(9), uint16(0), byte(F16|Centred), byte(F16), []byte{})
+	f.Fuzz(func(t *testing.T, rows, kept uint16, k, v byte, content []byte) {
+		shape := LayerShape{K: 64, V: 96}
+		h, err := BlockHeader{First: 2, Rows: int(rows % 600), Kept: int(kept % 600), Types: WireTypes{Type(k), Type(v)}}.Sized(shape)
+		if err != nil {
+			return
+		}
+		payload := make([]byte, h.Length)
+		copy(payload, content)
+		b, err := h.Open(shape, payload)
+		if err != nil {
+			return
+		}
+		at := b.Positions(3)
+		if len(at) != h.Kept || len(b.K)+len(b.V) != len(b.Rows) {
+			t.Fatalf("%d positions of %d rows", len(at), h.Kept)
+		}
+		for i, pos := range at {
+			if int(pos) < 5 || int(pos) >= 5+h.Rows || i > 0 && pos <= at[i-1] {
+				t.Fatalf("positions %v of %d rows", at, h.Rows)
+			}
+		}
+		for _, part := range []struct {
+			typ      Type
+			elements int
+			bytes    []byte
+		}{{h.Types.K, shape.K, b.K}, {h.Types.V, shape.V, b.V}} {
+			out := make([]float32, h.Kept*part.elements)
+			if err := part.typ.DecodeRows(out, part.elements, part.bytes); err != nil {
+				t.Fatal(err)
+			}
+			for _, x := range out {
+				if !(math.Abs(float64(x)) < 65520) {
+					t.Fatalf("%v decodes to %g", part.typ, x)
+				}
+			}
+		}
+	})
 }
 
 func FuzzBlockHeader(f *testing.F) {

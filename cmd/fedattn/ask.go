@@ -245,7 +245,7 @@ func prepare(c *cli.Context, r request, engine *llama.Engine) (q node.Question, 
 	q = node.Question{
 		Engine: engine, Self: self(engine, deviceName(c), fedkv.RolePublisher), ID: string(r.identity.ID()),
 		Prefix: frame.Prefix, Own: append(text, frame.Suffix...), Answer: c.Int("predict"),
-		Schedules: schedules, Types: r.types, Positions: positions, MaxContext: most,
+		Schedules: schedules, Wire: fedkv.Uniform(r.types, len(engine.Shape().Layers)), Positions: positions, MaxContext: most,
 		SetupBy: c.Duration("setup-timeout"), GatherBy: c.Duration("setup-timeout") + c.Duration("timeout"),
 		// the endpoint counts memory, which comes in powers of two: half of it is sure to be enough for the rows
 		RequireAll: c.Bool("require-all"), MaxStaging: memoryShare() / 2, Log: newLogger(c, c.Bool("verbose")),

@@ -64,8 +64,8 @@ func evalCases(c *cli.Context, layers int) ([]evalCase, error) {
 		return nil, usagef("--positions: %v", err)
 	}
 	for _, rows := range c.StringSlice("rows") {
-		if rows != lab.AllRows {
-			return nil, usagef("--rows %q is unknown; known are %s", rows, lab.AllRows)
+		if _, err := fedkv.ParseRowPolicy(rows); err != nil {
+			return nil, usagef("--rows: %v", err)
 		}
 	}
 	var cases []evalCase
@@ -80,10 +80,11 @@ func evalCases(c *cli.Context, layers int) ([]evalCase, error) {
 				return nil, scheduleError(s, err)
 			}
 			for _, w := range c.StringSlice("wire") {
-				types, err := fedkv.ParseWireTypes(w)
+				wire, err := fedkv.ParseWire(w, layers)
 				if err != nil {
 					return nil, usagef("--wire: %v", err)
 				}
+				k, v := lab.WireNames(wire)
 				where := positions
 				if schedules.Regime() == fedkv.Lockstep {
 					where = fedkv.InPlace
@@ -91,7 +92,7 @@ func evalCases(c *cli.Context, layers int) ([]evalCase, error) {
 				for _, rows := range c.StringSlice("rows") {
 					cases = append(cases, evalCase{Case: lab.Case{
 						Participants: participants, Contributors: schedules.Contributors.String(),
-						Publisher: schedules.Publisher.String(), WireK: types.K.String(), WireV: types.V.String(),
+						Publisher: schedules.Publisher.String(), WireK: k, WireV: v,
 						Rows: rows, Positions: where.String(), Seed: uint64(c.Int("seed")),
 					}})
 				}

@@ -14,12 +14,13 @@ type Federation struct {
 	Model     *Tiny
 	Schedules fedkv.Schedules
 	Positions fedkv.Positions
-	Types     fedkv.WireTypes // zero: rows cross as they are, and count as f16
+	Wire      fedkv.Wire      // zero: rows cross as they are, and count as f16
+	Rows      fedkv.RowPolicy // which rows contributors send
 	Prefix    []fedkv.Token
 	Segments  [][]fedkv.Token // in token order, the publisher's last
 
-	// Rows is the most rows of a block; 0: no limit.
-	Rows int
+	// Batch is how many rows of a layer a contributor computes and sends together; 0: all.
+	Batch int
 	// Choose says which of n possible steps comes next, 0 to n-1. Nil is the first.
 	Choose func(n int) int
 	// Dies says after how many of its blocks a contributor dies; what it has on its way is lost with it.
@@ -28,7 +29,8 @@ type Federation struct {
 
 // Transfer is a block that arrived. To is the number of participants-1 for the publisher.
 type Transfer struct {
-	From, To, Layer, Rows, Bytes int
+	From, To, Layer, Bytes int
+	Rows                   []int // of the segment, ascending
 }
 
 // Hidden says that a receiver went on without the rows of an origin from one of its layers on.
@@ -57,14 +59,26 @@ func (r *Result) Bytes() (sum int) {
 	return sum
 }
 
+// placed is rows and where they stand, ascending.
+type placed struct {
+	Rows
+	at []int
+}
+
+// append is the rows of p followed by those of o, in new slices.
+func (p placed) append(o placed) placed {
+	return placed{p.Rows.Append(o.Rows), slices.Concat(p.at, o.at)}
+}
+
 // station is a participant's forward pass: the prefix and its own tokens, and the rows that these see.
 type station struct {
 	model  *Tiny
 	prefix int
 	pass   *Pass
-	rows   Rows   // of the next layer, once computed
-	cache  []Rows // by layer done: prefix, remote, own
-	end    int    // position after the last token
+	at     []int    // positions of prefix and own tokens
+	rows   []Rows   // by layer, once computed: prefix and own
+	cache  []placed // by layer done: prefix, remote, own
+	end    int      // position after the last token
 }
 
 // newStation evaluates own tokens from position at on, after the prefix.
@@ -76,38 +90,39 @@ func newStation(m *Tiny, prefix, own []fedkv.Token, at int) *station {
 	for i := range own {
 		positions = append(positions, at+i)
 	}
-	return &station{model: m, prefix: len(prefix), pass: m.Begin(slices.Concat(prefix, own), positions), end: at + len(own)}
-}
-
-// own is the rows of the own tokens at the next layer.
-func (s *station) own() Rows {
-	if s.rows.K == nil {
-		s.rows = s.pass.Rows()
+	return &station{
+		model: m, prefix: len(prefix), pass: m.Begin(slices.Concat(prefix, own), positions), at: positions, end: at + len(own),
 	}
-	return s.rows.Slice(s.prefix, len(s.rows.K))
 }
 
-// attend finishes the next layer: the prefix sees itself, own tokens see the prefix, all remote rows and their
-// own past.
-func (s *station) attend(remote Rows) {
-	own, prefix, seen := s.own(), s.rows.Slice(0, s.prefix), len(remote.K)
-	keys := prefix.Append(remote).Append(own)
-	s.pass.Attend(keys, func(q, k int) bool {
-		if q < s.prefix {
-			return k <= q
-		}
-		return k < s.prefix+seen || k-seen <= q
-	})
-	s.cache, s.rows = append(s.cache, keys), Rows{}
+// computed reports whether the rows of the next layer are.
+func (s *station) computed() bool { return len(s.rows) > s.pass.Layer() }
+
+// own is the rows of the own tokens at a layer, the next one or one that is done.
+func (s *station) own(layer int) Rows {
+	if layer == s.pass.Layer() && !s.computed() {
+		s.rows = append(s.rows, s.pass.Rows())
+	}
+	return s.rows[layer].Slice(s.prefix, len(s.at))
+}
+
+// attend finishes the next layer: everybody sees what its window reaches, the prefix itself, own tokens the prefix, all
+// remote rows and their own past.
+func (s *station) attend(remote placed) {
+	layer := s.pass.Layer()
+	own := placed{s.own(layer), s.at[s.prefix:]}
+	keys := placed{s.rows[layer].Slice(0, s.prefix), s.at[:s.prefix]}.append(remote).append(own)
+	s.pass.Attend(keys.Rows, func(q, k int) bool { return s.model.Reaches(layer, s.at[q], keys.at[k]) })
+	s.cache = append(s.cache, keys)
 }
 
 func (s *station) next(token fedkv.Token) []float64 {
 	p := s.model.Begin([]fedkv.Token{token}, []int{s.end})
-	s.end++
 	for l := range s.cache {
-		s.cache[l] = s.cache[l].Append(p.Rows())
-		p.Attend(s.cache[l], func(_, _ int) bool { return true })
+		s.cache[l] = s.cache[l].append(placed{p.Rows(), []int{s.end}})
+		p.Attend(s.cache[l].Rows, func(_, k int) bool { return s.model.Reaches(l, s.end, s.cache[l].at[k]) })
 	}
+	s.end++
 	return p.Logits()[0]
 }
 
@@ -116,6 +131,7 @@ type parcel struct {
 	from, to int // fedkv.PublisherLink: the publisher
 	message  fedkv.Message
 	header   fedkv.BlockHeader
+	kept     []int // rows of the segment that it holds
 	rows     Rows
 }
 
@@ -124,23 +140,37 @@ type member struct {
 	machine *fedkv.Contributor
 	work    *fedkv.Work
 	station *station
-	staged  shelf
-	joined  map[int]bool // earlier contributors whose links it admitted
-	missing map[int]bool // earlier contributors that it goes on without
-	blocks  int          // handed out
-	dead    bool
+	// selection is which rows it sends; it outlives the work.
+	selection fedkv.Selection
+	staged    shelf
+	joined    map[int]bool // earlier contributors whose links it admitted
+	missing   map[int]bool // earlier contributors that it goes on without
+	blocks    int          // handed out
+	dead      bool
 }
 
-// shelf holds rows that came, by layer and origin, in the order of the segment's tokens.
+// shelf holds rows that came, by layer and origin, in the order of the segment's tokens; nil where none came.
 type shelf map[[2]int]Rows
 
-func (s shelf) put(h fedkv.BlockHeader, tokens int, rows Rows) {
-	key := [2]int{h.Layer, h.Origin}
+func (s shelf) put(p parcel, tokens int) {
+	key := [2]int{p.header.Layer, p.header.Origin}
 	if _, ok := s[key]; !ok {
 		s[key] = Rows{make([][]float64, tokens), make([][]float64, tokens)}
 	}
-	copy(s[key].K[h.First:], rows.K)
-	copy(s[key].V[h.First:], rows.V)
+	for i, row := range p.kept {
+		s[key].K[row], s[key].V[row] = p.rows.K[i], p.rows.V[i]
+	}
+}
+
+// take is the rows of a layer of an origin, whose segment begins at offset.
+func (s shelf) take(layer, origin, offset int) (rows placed) {
+	for row, k := range s[[2]int{layer, origin}].K {
+		if k != nil {
+			rows.K, rows.V = append(rows.K, k), append(rows.V, s[[2]int{layer, origin}].V[row])
+			rows.at = append(rows.at, offset+row)
+		}
+	}
+	return rows
 }
 
 // run is a session under way.
@@ -162,9 +192,9 @@ type run struct {
 // something although everybody is honest.
 func (f Federation) Run() (*Result, error) {
 	r := &run{Federation: f, staged: shelf{}, missing: map[int]bool{}}
-	wire := f.Types
-	if wire == (fedkv.WireTypes{}) {
-		wire = fedkv.WireTypes{K: fedkv.F16, V: fedkv.F16}
+	wire := f.Wire
+	if wire.Len() == 0 {
+		wire = fedkv.Uniform(fedkv.WireTypes{K: fedkv.F16, V: fedkv.F16}, f.Model.Layers)
 	}
 	hello := func(name string, role fedkv.Role) fedkv.Hello {
 		return fedkv.Hello{
@@ -178,7 +208,7 @@ func (f Federation) Run() (*Result, error) {
 	var err error
 	if r.pub, err = fedkv.NewPublisher(fedkv.PublisherConfig{
 		Session: fedkv.SessionID{1}, Self: hello("publisher", fedkv.RolePublisher), ID: "p", Shape: f.Model.Shape(),
-		Schedules: f.Schedules, Types: wire, Positions: f.Positions, Prefix: f.Prefix, Own: len(f.Segments[n]),
+		Schedules: f.Schedules, Wire: wire, Rows: f.Rows, Positions: f.Positions, Prefix: f.Prefix, Own: len(f.Segments[n]),
 		MaxContext: context, Contributors: n, SetupBy: time.Second, GatherBy: time.Minute,
 	}); err != nil {
 		return nil, err
@@ -285,17 +315,17 @@ func (r *run) steps() (steps []func()) {
 // waits reports whether a contributor has sent the rows of its next layer and waits for others'.
 func (r *run) waits(m *member) bool {
 	layer := m.station.pass.Layer()
-	return m.station.rows.K != nil && m.work.Waits.Sync(layer) && len(m.machine.Pending(layer)) > 0
+	return m.station.computed() && m.work.Waits.Sync(layer) && len(m.machine.Pending(layer)) > 0
 }
 
 // contribute computes and sends a contributor's rows of a layer, then attends if it need not wait.
 func (r *run) contribute(i int) {
 	m := r.members[i]
 	layer := m.station.pass.Layer()
-	if m.station.rows.K == nil {
-		own := m.station.own()
+	if !m.station.computed() {
+		own := m.station.own(layer)
 		if m.work.Sends.Sync(layer) {
-			r.send(i, layer, own)
+			r.sendLayer(i, layer, own)
 		}
 	}
 	if m.dead || layer == m.work.Sends.Last() {
@@ -305,33 +335,57 @@ func (r *run) contribute(i int) {
 	if r.waits(m) {
 		return
 	}
-	var remote Rows
+	var remote placed
 	if m.work.Sync.Sync(layer) {
 		remote = r.remote(m.staged, layer, m.work.Layout, m.work.Origin, m.missing, nil)
 	}
 	m.station.attend(remote)
 }
 
-func (r *run) send(i, layer int, own Rows) {
+// sendLayer sends what is selected of a layer's rows, a batch at a time.
+func (r *run) sendLayer(i, layer int, own Rows) {
 	m := r.members[i]
-	most := r.Rows
+	most := r.Batch
 	if most == 0 {
 		most = len(own.K)
 	}
 	for first := 0; first < len(own.K); first += most {
 		end := min(first+most, len(own.K))
-		blocks, err := m.machine.Blocks(layer, first, end-first)
+		var keys []float32
+		for _, k := range own.K[first:end] {
+			for _, v := range k {
+				keys = append(keys, float32(v))
+			}
+		}
+		blocks, err := m.machine.Blocks(layer, first, end-first, m.selection.Select(layer, len(own.K), first, end-first, keys))
 		r.check(err)
-		for _, b := range blocks {
-			if m.blocks++; r.Dies != nil {
-				if after, ok := r.Dies[i]; ok && m.blocks > after {
-					r.kill(i)
-					return
-				}
+		r.send(i, blocks)
+	}
+}
+
+// send puts blocks on their way to everybody whom they are for.
+func (r *run) send(i int, blocks []fedkv.Outgoing) {
+	m := r.members[i]
+	for _, b := range blocks {
+		if after, ok := r.Dies[i]; ok && m.blocks >= after && !m.dead {
+			r.kill(i)
+		}
+		if m.dead {
+			return
+		}
+		m.blocks++
+		h := b.Header
+		own := m.station.own(h.Layer).Slice(h.First, h.First+h.Rows)
+		var rows placed
+		var kept []int
+		for j := range h.Rows {
+			if b.Keep == nil || b.Keep[j] {
+				rows = rows.append(placed{own.Slice(j, j+1), []int{m.station.at[m.station.prefix+h.First+j]}})
+				kept = append(kept, h.First+j)
 			}
-			for _, to := range b.To {
-				r.transit = append(r.transit, parcel{from: i, to: to, header: b.Header, rows: own.Slice(b.Header.First, b.Header.First+b.Header.Rows).through(r.Types)})
-			}
+		}
+		for _, to := range b.To {
+			r.transit = append(r.transit, parcel{from: i, to: to, header: h, kept: kept, rows: rows.through(r.Wire.At(h.Layer), r.Model.HeadDim)})
 		}
 	}
 }
@@ -355,7 +409,7 @@ func (r *run) publish() {
 	}
 	s := r.result.publisher
 	layer := s.pass.Layer()
-	var remote Rows
+	var remote placed
 	if r.Schedules.Publisher.Sync(layer) {
 		remote = r.remote(r.staged, layer, *r.settled, own.Origin, r.missing, r.pub.Shift)
 	}
@@ -364,7 +418,7 @@ func (r *run) publish() {
 
 // remote is the rows of a layer of all earlier segments but those of the missing, in token order, rotated to
 // their place.
-func (r *run) remote(staged shelf, layer int, l fedkv.Layout, origin int, missing map[int]bool, shift func(int) int) (rows Rows) {
+func (r *run) remote(staged shelf, layer int, l fedkv.Layout, origin int, missing map[int]bool, shift func(int) int) (rows placed) {
 	for _, s := range l.Segments {
 		if s.Origin >= origin {
 			break
@@ -375,11 +429,11 @@ func (r *run) remote(staged shelf, layer int, l fedkv.Layout, origin int, missin
 			}
 			continue
 		}
-		came := staged[[2]int{layer, s.Origin}]
+		came := staged.take(layer, s.Origin, s.Offset)
 		if shift != nil && shift(s.Origin) != 0 {
-			came = came.Shift(shift(s.Origin), r.Model.HeadDim)
+			came.Rows = came.Shift(shift(s.Origin), r.Model.HeadDim)
 		}
-		rows = rows.Append(came)
+		rows = rows.append(came)
 	}
 	return rows
 }
@@ -410,8 +464,8 @@ func (r *run) deliver(i int) {
 		}
 	} else {
 		r.check(to.Step(fedkv.BlockIn{From: p.from, Header: p.header}))
-		staged.put(p.header, len(r.Segments[p.from]), p.rows)
-		r.result.Transfers = append(r.result.Transfers, Transfer{p.from, number, p.header.Layer, p.header.Rows, p.header.Length})
+		staged.put(p, len(r.Segments[p.from]))
+		r.result.Transfers = append(r.result.Transfers, Transfer{p.from, number, p.header.Layer, p.header.Length, p.kept})
 	}
 	r.check(r.members[p.from].machine.Step(fedkv.BlockSent{To: p.to, Header: p.header}))
 }
@@ -474,8 +528,13 @@ func (r *run) drain() {
 			for _, message := range out.Messages {
 				r.transit = append(r.transit, parcel{from: i, to: message.To, message: message.Message})
 			}
+			if out.Owed {
+				blocks, err := m.machine.Owed()
+				r.check(err)
+				r.send(i, blocks)
+			}
 			if out.Start != nil {
-				m.work = out.Start
+				m.work, m.selection = out.Start, out.Start.Rows
 				m.station = newStation(r.Model, out.Start.Prefix, r.Segments[i], out.Start.At)
 			}
 			for _, j := range out.Joins {
@@ -492,26 +551,42 @@ func (r *run) drain() {
 	}
 }
 
-// through is what rows look like after a journey in wire types.
-func (r Rows) through(types fedkv.WireTypes) Rows {
+// through is what rows look like after a journey in wire types. Centred K rows travel as they are at position 0.
+func (p placed) through(types fedkv.WireTypes, headDim int) Rows {
 	if types == (fedkv.WireTypes{}) {
-		return r
+		return p.Rows
 	}
-	return Rows{journey(r.K, types.K), journey(r.V, types.V)}
+	turn := func(rows [][]float64, sign int) [][]float64 {
+		out := make([][]float64, len(rows))
+		for i, row := range rows {
+			out[i] = append([]float64(nil), row...)
+			if types.K.IsCentred() {
+				rotate(out[i], sign*p.at[i], headDim)
+			}
+		}
+		return out
+	}
+	return Rows{turn(journey(turn(p.K, -1), types.K), 1), journey(p.V, types.V)}
 }
 
 func journey(rows [][]float64, t fedkv.Type) [][]float64 {
+	if len(rows) == 0 {
+		return nil
+	}
+	elements := len(rows[0])
+	var single []float32
+	for _, row := range rows {
+		for _, v := range row {
+			single = append(single, float32(v))
+		}
+	}
+	if err := t.DecodeRows(single, elements, t.AppendRows(nil, single, elements)); err != nil {
+		panic(err) // both sides are ours
+	}
 	out := make([][]float64, len(rows))
-	for i, row := range rows {
-		single := make([]float32, len(row))
-		for j, v := range row {
-			single[j] = float32(v)
-		}
-		if err := t.DecodeRow(single, t.AppendRow(nil, single)); err != nil {
-			panic(err) // both sides are ours
-		}
-		out[i] = make([]float64, len(row))
-		for j, v := range single {
+	for i := range out {
+		out[i] = make([]float64, elements)
+		for j, v := range single[i*elements:][:elements] {
 			out[i][j] = float64(v)
 		}
 	}

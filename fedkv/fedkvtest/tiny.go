@@ -23,12 +23,23 @@ type Config struct {
 	FeedForward int
 	Vocabulary  int
 	Seed        uint64
+
+	// Window is the attention window of all layers but every Global-th, which attend to everything, as Gemma's do.
+	// 0: no layer has one.
+	Window, Global int
 }
 
 // Small is a Tiny that runs in a millisecond and whose rows fit every wire type: 6 layers, K and V rows of 64
 // elements.
 func Small() Config {
 	return Config{Layers: 6, Embed: 24, Heads: 4, KVHeads: 2, HeadDim: 32, FeedForward: 32, Vocabulary: 61, Seed: 1}
+}
+
+// Sliding is Small with windows of 4 tokens at layers 0, 1, 3 and 4.
+func Sliding() Config {
+	c := Small()
+	c.Window, c.Global = 4, 3
+	return c
 }
 
 // Tiny is a Transformer of the Llama family: RMSNorm, rotary positions, grouped queries, SwiGLU, and the
@@ -90,19 +101,30 @@ func (t *Tiny) Shape() fedkv.Shape {
 	s := fedkv.Shape{Layers: make([]fedkv.LayerShape, t.Layers)}
 	for l := range s.Layers {
 		s.Layers[l] = fedkv.LayerShape{K: row, V: row}
+		if t.Window > 0 && (l+1)%t.Global != 0 {
+			s.Layers[l].Window = t.Window
+		}
 	}
 	return s
 }
 
-// Centralised is plain causal attention: the logits of every token, [tokens][vocabulary].
+// Reaches reports whether the token at position q may see the one at position k at a layer: it is no later one, and
+// within the layer's window.
+func (t *Tiny) Reaches(layer, q, k int) bool {
+	window := t.Shape().Window(layer)
+	return k <= q && (window == 0 || k > q-window)
+}
+
+// Centralised is plain causal attention, within the layers' windows: the logits of every token, [tokens][vocabulary].
 func (t *Tiny) Centralised(tokens []fedkv.Token) [][]float64 {
-	return t.Run(tokens, func(_, q, k int) bool { return k <= q })
+	return t.Run(tokens, t.Reaches)
 }
 
 // Masked is FedAttn as one run with an explicit mask: token q sees token k at a layer if fedkv.Visible says
 // so. It is the logits of every token, [tokens][vocabulary]; tokens are the layout's, prefix first.
 func (t *Tiny) Masked(tokens []fedkv.Token, l fedkv.Layout, s fedkv.Schedules) [][]float64 {
-	return t.Run(tokens, func(layer, q, k int) bool { return fedkv.Visible(l, s, layer, q, k) })
+	shape := t.Shape()
+	return t.Run(tokens, func(layer, q, k int) bool { return fedkv.Visible(l, s, shape, layer, q, k) })
 }
 
 // Run is the logits of every token under any mask: whether token q sees token k at a layer.

@@ -58,7 +58,8 @@ type Contribution struct {
 	Publisher string // identity of who asked
 	Tokens    int
 	Layers    int // layers whose rows were sent
-	Types     fedkv.WireTypes
+	Wire      fedkv.Wire
+	Rows      fedkv.Selection // which rows of a layer
 	Bytes     int64           // of rows that left this device, or began to
 	Missing   []fedkv.Missing // earlier contributors that it went on without (lockstep)
 	Err       error           // nil: the session ended as it should
@@ -234,7 +235,7 @@ func (c *Contributor) serve(ctx context.Context, link Link, hello fedkv.Hello, e
 		event = log.Warn()
 	}
 	event.Err(done.Err).Str("name", hello.Name).Stringer("session", done.Session).Int("tokens", done.Tokens).
-		Int("layers", done.Layers).Stringer("types", done.Types).Int64("bytes", done.Bytes).Msg("session over")
+		Int("layers", done.Layers).Stringer("wire", done.Wire).Int64("bytes", done.Bytes).Msg("session over")
 	if c.cfg.OnSession != nil {
 		c.cfg.OnSession(done)
 	}
@@ -255,6 +256,7 @@ type contribution struct {
 	work     *fedkv.Work
 	dials    []fedkv.Participant // set with work
 	sent     bool                // all rows are on their way
+	owed     bool                // rows of layers that are done are asked for
 	bytes    int64
 	missing  []fedkv.Missing
 	waiting  []*waitingJoin
@@ -308,6 +310,7 @@ func (s *contribution) drain() {
 	s.missing = append(s.missing, r.Missing...)
 	s.x.gone(r.Missing, fedkv.Lockstep)
 	s.sent = s.sent || r.Sent
+	s.owed = s.owed || r.Owed
 	switch {
 	case r.Failed != nil:
 		s.x.fail(r.Failed)
@@ -328,7 +331,7 @@ func (s *contribution) run(hello fedkv.Hello, evaluated func()) {
 }
 
 // contribute is the session from the plan on. Its error is why this side does not go on, or that the session is over.
-func (s *contribution) contribute(evaluated func()) error {
+func (s *contribution) contribute(evaluated func()) (err error) {
 	waiting, cancel := context.WithTimeoutCause(s.x.live, planTimeout,
 		fedkv.Errorf(fedkv.CodeDeadline, "no plan came within %v", planTimeout))
 	defer cancel()
@@ -346,16 +349,20 @@ func (s *contribution) contribute(evaluated func()) error {
 	if err := s.await(func() bool { return s.work != nil || s.sent }); err != nil {
 		return err
 	}
+	var cache Cache
 	if s.work != nil {
-		if err := s.evaluate(); err != nil {
+		if cache, err = s.evaluate(); err != nil {
 			return err
 		}
+		if cache != nil {
+			defer func() { err = errors.Join(err, cache.Close()) }()
+		}
 	}
-	if err := s.await(func() bool { return s.sent }); err != nil {
+	if err := s.settle(s.x.live, cache, func() bool { return s.sent }); err != nil {
 		return err
 	}
 	evaluated()
-	return s.linger()
+	return s.linger(cache)
 }
 
 // await waits for a state, or for the end of the session.
@@ -363,14 +370,39 @@ func (s *contribution) await(reached func() bool) error { return s.x.await(s.x.l
 
 // linger keeps the links open while rows are on their way: until the publisher says Done, which it may do after a long
 // answer, or until the plan's deadline, after which it takes no rows.
-func (s *contribution) linger() error {
+func (s *contribution) linger(cache Cache) error {
 	ctx, cancel := context.WithDeadlineCause(s.x.live, s.deadline, errOver)
 	defer cancel()
-	err := s.x.await(ctx, func() bool { return false })
+	err := s.settle(ctx, cache, func() bool { return false })
 	if s.x.live.Err() == nil {
 		_ = s.x.step(fedkv.PeerDown{Origin: fedkv.PublisherLink, Code: fedkv.CodeDeadline})
 	}
 	return err
+}
+
+// settle sends rows that are owed until a state is reached, or the context ends.
+func (s *contribution) settle(ctx context.Context, cache Cache, reached func() bool) error {
+	for {
+		owed := false
+		err := s.x.await(ctx, func() bool {
+			owed = s.owed && cache != nil
+			return owed || reached()
+		})
+		if err != nil || !owed {
+			return err
+		}
+		s.x.mu.Lock()
+		s.owed = false
+		blocks, err := s.machine.Owed()
+		_ = s.x.stepLocked(fedkv.Tick{Now: time.Since(s.x.start)}) // what it says about them
+		s.x.mu.Unlock()
+		if err != nil {
+			return err
+		}
+		if err := s.sendBlocks(cache, blocks); err != nil {
+			return err
+		}
+	}
 }
 
 func (s *contribution) tokenise() error {
@@ -383,8 +415,8 @@ func (s *contribution) tokenise() error {
 }
 
 // evaluate runs prefix and segment through the layers, receiving and sending rows on the way. The cache is freed at
-// its end: what is to be sent was taken out of it.
-func (s *contribution) evaluate() (err error) {
+// its end, since what is to be sent was taken out of it, unless more of it may be owed: then it is returned.
+func (s *contribution) evaluate() (kept Cache, err error) {
 	w := s.work
 	for _, p := range s.dials {
 		sender := s.newSender(p.Origin, nil)
@@ -393,17 +425,28 @@ func (s *contribution) evaluate() (err error) {
 	}
 	cache, err := s.openCache()
 	if err != nil {
-		return fmt.Errorf("a cache for %d tokens: %w", w.Segment.End(), err)
+		return nil, fmt.Errorf("a cache for %d tokens: %w", w.Segment.End(), err)
 	}
-	defer func() { err = errors.Join(err, cache.Close()) }()
+	defer func() {
+		if kept == nil {
+			err = errors.Join(err, cache.Close())
+		}
+	}()
 	defer interruptAfter(s.x.live, cache)()
+	layers, err := fedkv.NewSchedule(w.Sends.Len(), append(w.Sends.Layers(), w.Waits.Layers()...)...)
+	if err != nil {
+		return nil, err
+	}
 	if len(w.Prefix) > 0 {
 		if err := cache.Eval(w.Prefix, 0, 0, nil); err != nil {
-			return evalError(s.x.live, "the prefix", err)
+			return nil, evalError(s.x.live, "the prefix", err)
+		}
+		if err := canCentre(cache, w.Wire, layers); err != nil {
+			return nil, err
 		}
 	}
 	rows := &remote{
-		x: s.x, cache: cache, layout: w.Layout, origin: w.Origin, types: w.Types, hidden: map[int]bool{},
+		x: s.x, cache: cache, layout: w.Layout, origin: w.Origin, wire: w.Wire, hidden: map[int]bool{},
 		shift: func(int) int { return 0 }, pending: s.machine.Pending,
 	}
 	if w.Schedules.Regime() == fedkv.Lockstep {
@@ -412,11 +455,7 @@ func (s *contribution) evaluate() (err error) {
 		err = cache.SetNext(w.At)
 	}
 	if err != nil {
-		return err
-	}
-	layers, err := fedkv.NewSchedule(w.Sends.Len(), append(w.Sends.Layers(), w.Waits.Layers()...)...)
-	if err != nil {
-		return err
+		return nil, err
 	}
 	err = cache.Eval(s.tokens, w.At, 0, &Hook{Layers: layers, OnLayer: func(layer, first, n int) (bool, error) {
 		if s.x.live.Err() != nil {
@@ -434,10 +473,13 @@ func (s *contribution) evaluate() (err error) {
 		}
 		return layer >= w.Sends.Last(), nil
 	}})
-	if err != nil {
-		return evalError(s.x.live, "the segment", err)
+	switch {
+	case err != nil:
+		return nil, evalError(s.x.live, "the segment", err)
+	case w.Owes:
+		return cache, nil
 	}
-	return nil
+	return nil, nil
 }
 
 // openCache holds prefix and own tokens, in lockstep those of earlier contributors too, where the segment is one
@@ -455,23 +497,51 @@ func (s *contribution) openCache() (Cache, error) {
 	})
 }
 
-// sendRows takes rows [first, first+n) of the segment out of the cache and queues them for everybody who needs them.
+// sendRows takes what is selected of rows [first, first+n) of the segment out of the cache and queues it for everybody
+// who needs it.
 func (s *contribution) sendRows(cache Cache, layer, first, n int) error {
+	var keys []float32
+	if s.work.Rows.NeedsKeys() {
+		var err error
+		if keys, err = s.keys(cache, layer, first, n); err != nil {
+			return err
+		}
+	}
+	keep := s.work.Rows.Select(layer, len(s.tokens), first, n, keys)
 	s.x.mu.Lock()
 	_ = s.x.stepLocked(fedkv.Tick{Now: time.Since(s.x.start)}) // Done says when the rows were computed
-	blocks, err := s.machine.Blocks(layer, first, n)
+	blocks, err := s.machine.Blocks(layer, first, n, keep)
 	s.x.mu.Unlock()
 	if err != nil {
 		return err
 	}
+	return s.sendBlocks(cache, blocks)
+}
+
+// keys is K rows [first, first+n) of the segment, [n][elements].
+func (s *contribution) keys(cache Cache, layer, first, n int) ([]float32, error) {
+	f16 := fedkv.WireTypes{K: fedkv.F16, V: fedkv.F16}
+	rows, err := cache.AppendRows(nil, layer, fedkv.Span(s.work.At+first, n), f16)
+	if err != nil {
+		return nil, err
+	}
+	elements := s.x.shape.Layers[layer].K
+	keys := make([]float32, n*elements)
+	return keys, fedkv.F16.DecodeRows(keys, elements, rows[:2*len(keys)])
+}
+
+func (s *contribution) sendBlocks(cache Cache, blocks []fedkv.Outgoing) error {
 	for _, b := range blocks {
 		h := b.Header
-		rows, err := cache.AppendRows(make([]byte, 0, h.Length), layer, fedkv.Span(s.work.At+h.First, h.Rows), h.Types)
-		if err != nil {
-			return err
+		payload := fedkv.AppendBitmap(make([]byte, 0, h.Length), b.Keep)
+		if h.Kept > 0 {
+			var err error
+			if payload, err = cache.AppendRows(payload, h.Layer, b.Positions(s.work.At), h.Types); err != nil {
+				return err
+			}
 		}
 		for _, to := range b.To {
-			s.senders[to].put(h, rows)
+			s.senders[to].put(h, payload)
 		}
 	}
 	return nil
@@ -525,7 +595,7 @@ func (s *contribution) report() Contribution {
 	defer s.x.mu.Unlock()
 	done := Contribution{Publisher: s.link.ID(), Bytes: s.bytes, Missing: s.missing, Err: s.x.failed}
 	if s.plan != nil {
-		done.Session, done.Types = s.plan.Session, s.plan.Types
+		done.Session, done.Wire, done.Rows = s.plan.Session, s.plan.Wire, s.plan.Rows
 	}
 	if s.work != nil {
 		done.Tokens, done.Layers = len(s.tokens), s.work.Sends.Count()

@@ -341,7 +341,7 @@ func hear[M fedkv.Message](c client) M {
 // plan is what a publisher would send to the first contributor.
 func (s *stage) plan() fedkv.Plan {
 	return fedkv.Plan{
-		Session: fedkv.SessionID{7}, Origin: 0, Schedules: s.schedules, Types: s.types, Positions: s.positions,
+		Session: fedkv.SessionID{7}, Origin: 0, Schedules: s.schedules, Wire: s.wire, Rows: fedkv.Selection{Kind: fedkv.RowsAll}, Positions: s.positions,
 		Prefix: s.prefix, MaxTokens: 200, DeadlineMS: int(time.Minute / time.Millisecond),
 	}
 }

@@ -38,15 +38,19 @@ type Cache interface {
 	// Interrupt makes a running Eval return soon, with an error. It has no effect on one that has not begun.
 	Interrupt()
 
-	// Reserve makes remote cells at the sync layers, SetNext moves the position of the next own token behind them.
+	// Reserve makes remote cells at the sync layers, SetNext moves the position of the next own token behind them. At
+	// each layer nobody attends to a remote cell before WriteRows placed a row there.
 	Reserve(first, n int) error
 	SetNext(pos int) error
 	// CanShift returns an error if K rows cannot be rotated to other positions.
 	CanShift() error
 
-	// AppendRows appends a layer's rows of the tokens at pos, strictly increasing, K then V, in wire types.
+	// AppendRows appends a layer's rows of the tokens at pos, strictly increasing, K then V, in wire types, as
+	// fedkv.Block.Rows has them. K rows of a centred type are rotated back to position 0 before the mean is taken, which
+	// a model that CanShift refuses cannot do.
 	AppendRows(dst []byte, layer int, pos []int32, types fedkv.WireTypes) ([]byte, error)
-	// WriteRows places such rows at the cells pos of a sync layer, K rotated by shift positions.
+	// WriteRows places such rows at the cells pos of a sync layer, K rotated by shift positions, or, of a centred type,
+	// from position 0 to pos.
 	WriteRows(layer int, pos []int32, shift int, types fedkv.WireTypes, rows []byte) error
 	// Mask hides remote cells from the layers still to come of the running Eval.
 	Mask(first, n int) error

@@ -221,7 +221,7 @@ func TestReports(t *testing.T) {
 			}
 			c := s.hosts[i].contributions()[0]
 			if c.Err != nil || c.Publisher != "publisher" || c.Session != r.Session || c.Tokens != n || c.Layers != layers ||
-				c.Types != lossy || c.Bytes != p.Bytes {
+				c.Wire != s.wire || c.Bytes != p.Bytes {
 				t.Errorf("contribution %d: %+v", i, c)
 			}
 		}

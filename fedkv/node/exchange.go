@@ -247,14 +247,15 @@ func (x *exchange) receiveBlocks(origin int, link Link) {
 
 // stage keeps a block until it is placed; false if its sender is lost over it.
 func (x *exchange) stage(origin int, h fedkv.BlockHeader, rows Rows) bool {
-	if err := h.CheckFinite(x.shape.Layers[h.Layer], rows.Bytes); err != nil {
+	block, err := h.Open(x.shape.Layers[h.Layer], rows.Bytes)
+	if err != nil {
 		rows.Release()
 		x.lost(origin, err)
 		return false
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.staged.put(h, rows)
+	x.staged.put(block, rows)
 	t := x.trafficOf(origin)
 	if t.last = time.Now(); t.first.IsZero() {
 		t.first = t.last

@@ -32,7 +32,7 @@ func linked(t *testing.T) (near, far Link) {
 
 func header(first int) fedkv.BlockHeader {
 	return fedkv.BlockHeader{
-		Session: fedkv.SessionID{1}, First: first, Rows: 1, Types: fedkv.WireTypes{K: fedkv.F16, V: fedkv.F16}, Length: 4,
+		Session: fedkv.SessionID{1}, First: first, Rows: 1, Kept: 1, Types: fedkv.WireTypes{K: fedkv.F16, V: fedkv.F16}, Length: 4,
 	}
 }
 

@@ -34,7 +34,8 @@ type Question struct {
 	Answer int           // tokens to keep room for after it
 
 	Schedules  fedkv.Schedules
-	Types      fedkv.WireTypes
+	Wire       fedkv.Wire
+	Rows       fedkv.RowPolicy // which rows contributors send; zero: all
 	Positions  fedkv.Positions
 	MaxContext int // positions, the answer's included
 
@@ -93,7 +94,7 @@ func (s *Session) open(ctx context.Context) error {
 	}
 	var err error
 	s.machine, err = fedkv.NewPublisher(fedkv.PublisherConfig{
-		Session: id, Self: q.Self, ID: q.ID, Shape: q.Engine.Shape(), Schedules: q.Schedules, Types: q.Types,
+		Session: id, Self: q.Self, ID: q.ID, Shape: q.Engine.Shape(), Schedules: q.Schedules, Wire: q.Wire, Rows: q.Rows,
 		Positions: q.Positions, Prefix: q.Prefix, Own: len(q.Own), MaxContext: q.MaxContext - q.Answer,
 		Contributors: len(q.Contacts), Names: slices.Clone(s.names), RequireAll: q.RequireAll, MinPeers: q.MinPeers,
 		SetupBy: q.SetupBy, GatherBy: q.GatherBy,
@@ -197,7 +198,7 @@ func (s *Session) prefill() error {
 	own := layout.Segments[len(layout.Segments)-1]
 	s.note(func(r *Report) { r.WaitMS, r.Layout, r.Own = since(waiting), layout, own.Tokens })
 	rows := &remote{
-		x: s.x, cache: s.cache, layout: layout, origin: own.Origin, types: q.Types, hidden: map[int]bool{},
+		x: s.x, cache: s.cache, layout: layout, origin: own.Origin, wire: q.Wire, hidden: map[int]bool{},
 		shift: s.machine.Shift, pending: s.machine.Pending,
 	}
 	if err := rows.reserve(q.Schedules.Publisher); err != nil {
@@ -232,26 +233,50 @@ func (s *Session) prefillPrefix(contributors bool) error {
 	if err := s.cache.Eval(s.q.Prefix, 0, 0, nil); err != nil {
 		return evalError(s.x.live, "the prefix", err)
 	}
-	if s.q.Positions == fedkv.Canonical && contributors {
+	if !contributors {
+		return nil
+	}
+	if s.q.Positions == fedkv.Canonical {
 		if err := s.cache.CanShift(); err != nil {
 			return fedkv.Errorf(fedkv.CodePlan, "%v; use --positions inplace", err)
 		}
 	}
+	return canCentre(s.cache, s.q.Wire, s.q.Schedules.Publisher)
+}
+
+// canCentre returns an error if K rows of these layers are centred and the model cannot rotate them.
+func canCentre(cache Cache, wire fedkv.Wire, layers fedkv.Schedule) error {
+	for _, l := range layers.Layers() {
+		if !wire.At(l).K.IsCentred() {
+			continue
+		}
+		if err := cache.CanShift(); err != nil {
+			return fedkv.Errorf(fedkv.CodePlan, "%v, which centred K rows need; use --wire without +c for K", err)
+		}
+		return nil
+	}
 	return nil
 }
 
-// checkStaging holds the rows to come against the memory that they may take before they are placed.
+// checkStaging holds the rows to come against the memory that they may take before they are placed, as if all rows
+// were selected.
 func (s *Session) checkStaging(layout fedkv.Layout) error {
-	var row int64 // bytes of one token's rows, over all layers
+	var bytes int64
+	last := len(layout.Segments) - 1
 	for _, layer := range s.q.Schedules.Publisher.Layers() {
-		k, v, err := s.q.Engine.Shape().Layers[layer].BlockSize(s.q.Types, 1)
-		if err != nil {
-			return err
+		shape := s.q.Engine.Shape().Layers[layer]
+		for _, segment := range layout.Segments[:last] {
+			reach := layout.Segments[last].Offset
+			if s.q.Positions == fedkv.Canonical {
+				reach = segment.End() // everybody behind it may be lost
+			}
+			size, err := shape.StagingSize(s.q.Wire.At(layer), segment.Tokens, shape.FirstRow(segment, reach))
+			if err != nil {
+				return err
+			}
+			bytes += size
 		}
-		row += int64(k) + int64(v)
 	}
-	own := layout.Segments[len(layout.Segments)-1]
-	bytes := row * int64(layout.Total()-layout.Prefix-own.Tokens)
 	if s.q.MaxStaging > 0 && bytes > s.q.MaxStaging {
 		return fedkv.Errorf(fedkv.CodeMemory, "the contributors' rows take %d MiB and %d MiB may be held; ask fewer devices or use a smaller --wire",
 			bytes>>20, s.q.MaxStaging>>20)

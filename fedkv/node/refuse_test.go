@@ -33,7 +33,7 @@ func TestWhatThePlanDoesNotSayIsRefused(t *testing.T) {
 	}
 	rows := func(h *fedkv.BlockHeader, n int) {
 		h.Length = h.Length / h.Rows * n
-		h.Rows = n
+		h.Rows, h.Kept = n, n
 	}
 	for _, test := range []struct {
 		name   string

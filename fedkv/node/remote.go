@@ -13,7 +13,7 @@ type remote struct {
 	cache  Cache
 	layout fedkv.Layout
 	origin int // own; rows of earlier ones are placed
-	types  fedkv.WireTypes
+	wire   fedkv.Wire
 
 	shift   func(origin int) int  // by how many positions K rows are rotated
 	pending func(layer int) []int // origins whose rows are still to come, under the exchange's lock
@@ -49,7 +49,7 @@ func (r *remote) reserve(sync fedkv.Schedule) error {
 }
 
 // await is for inside a layer: it waits until the rows of all earlier participants are here or given up, and places
-// them in the order of the token stream. Whoever was given up is hidden from the first layer on of which not all its
+// them in the order of the token stream; cells whose rows did not come stay out of sight. Whoever was given up is hidden from the first layer on of which not all its
 // rows came. In gather all are here before the evaluation begins.
 func (r *remote) await(ctx context.Context, layer int) error {
 	if err := r.x.await(ctx, func() bool { return len(r.pending(layer)) == 0 }); err != nil {
@@ -79,8 +79,11 @@ func (r *remote) placeOrHide(layer int, s fedkv.Segment, blocks []stagedBlock, h
 		return r.cache.Mask(s.Offset, s.Tokens)
 	}
 	for _, b := range blocks {
-		h := b.header
-		if err := r.cache.WriteRows(layer, fedkv.Span(s.Offset+h.First, h.Rows), r.shift(s.Origin), r.types, b.rows.Bytes); err != nil {
+		at := b.Positions(s.Offset)
+		if len(at) == 0 {
+			continue // nothing was selected
+		}
+		if err := r.cache.WriteRows(layer, at, r.shift(s.Origin), r.wire.At(layer), b.Rows); err != nil {
 			return err
 		}
 	}

@@ -40,7 +40,8 @@ type stage struct {
 	prefix    []fedkv.Token
 	segments  [][]fedkv.Token // by origin, the publisher's last
 	schedules fedkv.Schedules
-	types     fedkv.WireTypes
+	wire      fedkv.Wire
+	rows      fedkv.RowPolicy
 	positions fedkv.Positions
 
 	network *node.Memory
@@ -95,13 +96,14 @@ func sample(number, n int) []fedkv.Token {
 func newStage(t *testing.T, spec string, types fedkv.WireTypes, lengths ...int) *stage {
 	t.Helper()
 	s := &stage{
-		t: t, prefix: sample(99, 3), types: types, positions: fedkv.InPlace,
+		t: t, prefix: sample(99, 3), positions: fedkv.InPlace,
 		network: node.NewMemory(), members: map[string]node.Peers{}, engine: nodetest.NewEngine(), log: &logbook{},
 	}
 	var err error
 	if s.schedules, err = fedkv.ParseSchedules(spec, s.engine.Model.Layers); err != nil {
 		t.Fatal(err)
 	}
+	s.wire = fedkv.Uniform(types, s.engine.Model.Layers)
 	if s.schedules.Regime() == fedkv.Gather {
 		s.positions = fedkv.Canonical
 	}
@@ -113,6 +115,15 @@ func newStage(t *testing.T, spec string, types fedkv.WireTypes, lengths ...int) 
 		s.hosts = append(s.hosts, s.newHost(i))
 	}
 	return s
+}
+
+// slide gives everybody the model with windows.
+func (s *stage) slide() {
+	s.engine.Model = nodetest.NewSlidingEngine().Model
+	for _, h := range s.hosts {
+		h.engine.Model = s.engine.Model
+		h.config.Self = h.engine.Hello(h.id, fedkv.RoleContributor)
+	}
 }
 
 // tokens is a Source of given tokens.
@@ -205,7 +216,7 @@ func (h *host) kill() {
 func (s *stage) question() node.Question {
 	q := node.Question{
 		Engine: s.engine, Self: s.engine.Hello("publisher", fedkv.RolePublisher), ID: "publisher",
-		Prefix: s.prefix, Own: s.segments[len(s.segments)-1], Schedules: s.schedules, Types: s.types,
+		Prefix: s.prefix, Own: s.segments[len(s.segments)-1], Schedules: s.schedules, Wire: s.wire, Rows: s.rows,
 		Positions: s.positions, MaxContext: 1000, Outputs: len(s.segments[len(s.segments)-1]),
 		SetupBy: setupBy, GatherBy: gatherBy, Log: s.log.logger(),
 	}
@@ -355,8 +366,15 @@ func (h *host) contributions() []node.Contribution {
 // oracle is what the logits have to be, given who was missing from when on. To be called after close.
 func (s *stage) oracle(r node.Report) nodetest.Oracle {
 	o := nodetest.Oracle{
-		Engine: s.engine, Prefix: s.prefix, Segments: s.segments, Schedules: s.schedules, Types: s.types,
+		Engine: s.engine, Prefix: s.prefix, Segments: s.segments, Schedules: s.schedules, Wire: s.wire, Rows: s.rows,
 		Positions: s.positions, Layout: &r.Layout,
+	}
+	for _, h := range s.hosts {
+		batch := 0 // in lockstep a segment is one micro-batch
+		if s.schedules.Regime() == fedkv.Gather {
+			batch = h.config.MicroBatch
+		}
+		o.Batches = append(o.Batches, batch)
 	}
 	if s.schedules.Regime() == fedkv.Gather {
 		return o

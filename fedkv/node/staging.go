@@ -14,25 +14,25 @@ type staging map[stagingKey][]stagedBlock
 type stagingKey struct{ layer, origin int }
 
 type stagedBlock struct {
-	header fedkv.BlockHeader
-	rows   Rows
+	fedkv.Block
+	memory Rows // of the payload
 }
 
 func (s staging) find(h fedkv.BlockHeader) (stagingKey, int, bool) {
 	key := stagingKey{h.Layer, h.Origin}
-	i, found := slices.BinarySearchFunc(s[key], h.First, func(b stagedBlock, first int) int { return b.header.First - first })
+	i, found := slices.BinarySearchFunc(s[key], h.First, func(b stagedBlock, first int) int { return b.Header.First - first })
 	return key, i, found
 }
 
-func (s staging) put(h fedkv.BlockHeader, rows Rows) {
-	key, i, _ := s.find(h)
-	s[key] = slices.Insert(s[key], i, stagedBlock{h, rows})
+func (s staging) put(b fedkv.Block, memory Rows) {
+	key, i, _ := s.find(b.Header)
+	s[key] = slices.Insert(s[key], i, stagedBlock{b, memory})
 }
 
 // drop releases a block.
 func (s staging) drop(h fedkv.BlockHeader) {
 	if key, i, found := s.find(h); found {
-		s[key][i].rows.Release()
+		s[key][i].memory.Release()
 		s[key] = slices.Delete(s[key], i, i+1)
 	}
 }
@@ -63,6 +63,6 @@ func (s staging) clear() {
 
 func release(blocks []stagedBlock) {
 	for _, b := range blocks {
-		b.rows.Release()
+		b.memory.Release()
 	}
 }

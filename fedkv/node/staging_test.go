@@ -23,7 +23,7 @@ func TestStagingKeepsRowsInOrder(t *testing.T) {
 			}
 		}
 		for _, h := range rapid.Permutation(all).Draw(t, "arrival") {
-			s.put(h, Rows{Release: func() { released[h]++ }})
+			s.put(fedkv.Block{Header: h}, Rows{Release: func() { released[h]++ }})
 		}
 		dropped := rapid.SampledFrom(all).Draw(t, "dropped")
 		s.drop(dropped)
@@ -43,7 +43,7 @@ func TestStagingKeepsRowsInOrder(t *testing.T) {
 				var got []fedkv.BlockHeader
 				blocks := s.take(layer, origin)
 				for _, b := range blocks {
-					got = append(got, b.header)
+					got = append(got, b.Header)
 				}
 				if !slices.Equal(got, want) {
 					t.Fatalf("layer %d of %d: %v, want %v", layer, origin, got, want)

@@ -1,9 +1,11 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
+	"regexp"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -18,9 +20,9 @@ type Case struct {
 	Participants int    `json:"participants"`
 	Contributors string `json:"contributors"` // schedule
 	Publisher    string `json:"publisher"`    // schedule
-	WireK        string `json:"wire_k"`
+	WireK        string `json:"wire_k"`       // such as q8_0, or q4_0,0-2=q8_0 with other types at some layers
 	WireV        string `json:"wire_v"`
-	Rows         string `json:"rows"` // which rows of a segment are sent
+	Rows         string `json:"rows"` // which rows of a segment are sent; empty: all
 	Positions    string `json:"positions"`
 	Seed         uint64 `json:"seed"` // of everything random in the session
 }
@@ -82,22 +84,53 @@ func (c Case) Setting(layers int, log zerolog.Logger) (Setting, error) {
 	if err != nil {
 		return Setting{}, err
 	}
-	types, err := fedkv.ParseWireTypes(c.WireK + "/" + c.WireV)
+	wire, err := c.wire(layers)
 	if err != nil {
 		return Setting{}, err
 	}
-	if c.Rows != AllRows && c.Rows != "" {
-		return Setting{}, fmt.Errorf("unknown rows %q; known are %s", c.Rows, AllRows)
+	rows, err := fedkv.ParseRowPolicy(cmp.Or(c.Rows, AllRows))
+	if err != nil {
+		return Setting{}, err
 	}
+	rows.Seed = c.Seed
 	positions, err := fedkv.ParsePositions(c.Positions)
 	if err != nil {
 		return Setting{}, err
 	}
-	return Setting{Schedules: schedules, Types: types, Positions: positions, Timeout: sessionTimeout, Log: log}, nil
+	return Setting{Schedules: schedules, Wire: wire, Rows: rows, Positions: positions, Timeout: sessionTimeout, Log: log}, nil
 }
 
 func (c Case) schedules(layers int) (fedkv.Schedules, error) {
 	return fedkv.ParseSchedules(fmt.Sprintf("contributors=%s;publisher=%s", c.Contributors, c.Publisher), layers)
+}
+
+// wire puts the types of K and of V together, each of which may have exceptions for some layers.
+func (c Case) wire(layers int) (fedkv.Wire, error) {
+	k, err := fedkv.ParseWire(c.WireK, layers)
+	if err != nil {
+		return fedkv.Wire{}, err
+	}
+	v, err := fedkv.ParseWire(c.WireV, layers)
+	if err != nil {
+		return fedkv.Wire{}, err
+	}
+	for l := range layers {
+		k = k.With(l, fedkv.WireTypes{K: k.At(l).K, V: v.At(l).V})
+	}
+	return k, nil
+}
+
+// twice is one name for both K and V, as Wire writes it where they are equal.
+var twice = regexp.MustCompile(`([^,=/]+)/[^,=/]+`)
+
+// WireNames are the types of K and of V as a Case has them.
+func WireNames(w fedkv.Wire) (k, v string) {
+	ofK, ofV := w, w
+	for l := range w.Len() {
+		t := w.At(l)
+		ofK, ofV = ofK.With(l, fedkv.WireTypes{K: t.K, V: t.K}), ofV.With(l, fedkv.WireTypes{K: t.V, V: t.V})
+	}
+	return twice.ReplaceAllString(ofK.String(), "$1"), twice.ReplaceAllString(ofV.String(), "$1")
 }
 
 // sessionTimeout bounds one measured session; small devices evaluate long texts slowly.

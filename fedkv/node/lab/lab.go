@@ -132,7 +132,8 @@ func Memory(n int) ([]Device, func(), error) {
 // Setting is how a session is run.
 type Setting struct {
 	Schedules  fedkv.Schedules
-	Types      fedkv.WireTypes
+	Wire       fedkv.Wire
+	Rows       fedkv.RowPolicy
 	Positions  fedkv.Positions
 	Outputs    int // of how many of the last own tokens logits are kept; 0: of all
 	Answer     int // tokens to keep room for after the prompt
@@ -216,8 +217,8 @@ func within(ctx context.Context, e Engine, network Network, self fedkv.Hello, p 
 	started := time.Now()
 	session, err := node.Ask(ctx, node.Question{
 		Engine: e, Self: hello, ID: publisher.Address.ID, Contacts: contacts, Prefix: p.Prefix, Own: p.Own(),
-		Answer: s.Answer, Schedules: s.Schedules, Types: s.Types, Positions: s.Positions, MaxContext: p.Tokens() + s.Answer,
-		Outputs: s.Outputs, MicroBatch: batch, SetupBy: s.Timeout, GatherBy: s.Timeout, RequireAll: true, Log: s.Log,
+		Answer: s.Answer, Schedules: s.Schedules, Wire: s.Wire, Rows: s.Rows, Positions: s.Positions,
+		MaxContext: p.Tokens() + s.Answer, Outputs: s.Outputs, MicroBatch: batch, SetupBy: s.Timeout, GatherBy: s.Timeout, RequireAll: true, Log: s.Log,
 	})
 	if err != nil {
 		return Result{}, err

@@ -111,7 +111,7 @@ func TestCentralisedIsOneProcess(t *testing.T) {
 	}
 	whole := nodetest.Oracle{
 		Engine: b.Engine.(*nodetest.Engine), Segments: [][]fedkv.Token{slices.Concat(append([][]fedkv.Token{p.Prefix}, p.Segments...)...)},
-		Schedules: mustSchedules(t, "gather"), Types: fedkv.WireTypes{K: fedkv.F16, V: fedkv.F16},
+		Schedules: mustSchedules(t, "gather"), Wire: fedkv.Uniform(fedkv.WireTypes{K: fedkv.F16, V: fedkv.F16}, 6),
 	}.Logits()
 	want := slices.Concat(whole[len(whole)-len(p.Own()):]...)
 	if !slices.Equal(same, want) || !slices.Equal(one, want) {
@@ -151,6 +151,9 @@ func TestRunIsTheOracles(t *testing.T) {
 		{Contributors: "all", Publisher: "all", WireK: "q8_0", WireV: "q4_0", Rows: AllRows, Positions: "inplace"},
 		{Contributors: "H=2", Publisher: "H=3", WireK: "q5_1", WireV: "q4_1", Rows: AllRows, Positions: "inplace"},
 		{Contributors: "none", Publisher: "none", WireK: "f16", WireV: "f16", Rows: AllRows, Positions: "canonical"},
+		{Contributors: "none", Publisher: "all", WireK: "q4_0,0-1=q8_0", WireV: "q8_0,3=f16,5=f16", Positions: "canonical"},
+		{Contributors: "none", Publisher: "all", WireK: "q8_0", WireV: "q4_0", Rows: "random=0.5", Positions: "canonical", Seed: 5},
+		{Contributors: "1-3", Publisher: "all", WireK: "q8_0", WireV: "f16", Rows: "layer-random=0.4", Positions: "inplace", Seed: 6},
 	} {
 		for _, participants := range []int{1, 2, 4} {
 			b, p := newBench(), prompt(t, participants)
@@ -165,7 +168,7 @@ func TestRunIsTheOracles(t *testing.T) {
 				}
 				want := nodetest.Oracle{
 					Engine: b.Engine.(*nodetest.Engine), Prefix: p.Prefix, Segments: p.Segments, Schedules: setting.Schedules,
-					Types: setting.Types, Positions: setting.Positions,
+					Wire: setting.Wire, Rows: setting.Rows, Positions: setting.Positions,
 				}.Logits()
 				if !slices.Equal(result.Logits, slices.Concat(want...)) {
 					t.Errorf("%d participants, %+v, micro-batches of %d: differs", participants, c, setting.MicroBatch)
@@ -211,6 +214,7 @@ func TestCasesThatAreImpossible(t *testing.T) {
 		func(c *Case) { c.Contributors = "7" },
 		func(c *Case) { c.WireK = "q9" },
 		func(c *Case) { c.Rows = "some" },
+		func(c *Case) { c.WireV = "q4_0,6=f16" },
 		func(c *Case) { c.Positions = "somewhere" },
 		func(c *Case) { c.Contributors = "all" }, // canonical lockstep
 	} {
@@ -294,7 +298,7 @@ func TestRunFailsIfAnybodyIsMissing(t *testing.T) {
 	for _, spec := range []string{"gather", "lockstep"} {
 		b := newBench()
 		s := Setting{
-			Schedules: mustSchedules(t, spec), Types: fedkv.WireTypes{K: fedkv.F16, V: fedkv.F16}, Positions: fedkv.InPlace,
+			Schedules: mustSchedules(t, spec), Wire: fedkv.Uniform(fedkv.WireTypes{K: fedkv.F16, V: fedkv.F16}, 6), Positions: fedkv.InPlace,
 			Timeout: time.Minute,
 		}
 		_, err := Run(t.Context(), b.Engine, broken, b.Self, prompt(t, 3), s)
@@ -440,5 +444,25 @@ func TestWindowsArePooled(t *testing.T) {
 	one, err := b.Centralised(windows, 7, 2)
 	if err != nil || one.KLDMean != 0 || one.PPL != all.PPLBase || one.PPLBase != all.PPLBase || one.Seed != 7 || one.Seconds != 2 || one.SameTop != 1 {
 		t.Errorf("%+v, %v", one, err)
+	}
+}
+
+// What a case says of its types is read back to the same types.
+func TestWireNames(t *testing.T) {
+	for _, c := range []struct{ spec, k, v string }{
+		{"q8_0/q4_0", "q8_0", "q4_0"}, {"f16", "f16", "f16"}, {"q4_0+h/q4_0,0-1=q8_0,5=f16", "q4_0+h,0-1=q8_0,5=f16", "q4_0,0-1=q8_0,5=f16"},
+		{"q8_0/q4_0,1=q8_0/f16", "q8_0", "q4_0,1=f16"},
+	} {
+		wire, err := fedkv.ParseWire(c.spec, 6)
+		if err != nil {
+			t.Fatal(err)
+		}
+		k, v := WireNames(wire)
+		if k != c.k || v != c.v {
+			t.Errorf("%s: K %s, V %s", c.spec, k, v)
+		}
+		if got, err := (Case{WireK: k, WireV: v}).wire(6); err != nil || got != wire {
+			t.Errorf("%s becomes %v, %v", c.spec, got, err)
+		}
 	}
 }

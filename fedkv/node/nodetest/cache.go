@@ -13,7 +13,10 @@ import (
 )
 
 // cell holds a token's K, rotated to its position, and V at one layer: [kv heads × head dim] each.
-type cell struct{ k, v []float64 }
+type cell struct {
+	k, v  []float64
+	empty bool // reserved, and nothing written yet
+}
 
 // cache is one participant's forward pass. Local layers hold own cells, sync layers own and remote ones; all layers of
 // a kind hold the same positions.
@@ -190,7 +193,7 @@ func (c *cache) microBatch(tokens []fedkv.Token, pos int, hook *node.Hook) (*fed
 			}
 		}
 		at, rows := c.keys(layer)
-		pass.Attend(rows, func(q, k int) bool { return at[k] <= positions[q] })
+		pass.Attend(rows, func(q, k int) bool { return c.engine.Model.Reaches(layer, positions[q], at[k]) })
 		c.show(layer, pos, pass.Hidden())
 	}
 	return pass, nil
@@ -217,14 +220,17 @@ func (c *cache) begin(layer, pos, n int) error {
 func (c *cache) store(layer, pos int, rows fedkvtest.Rows) {
 	rows = throughTypes(rows, half)
 	for i := range rows.K {
-		c.layers[layer][pos+i] = cell{rows.K[i], rows.V[i]}
+		c.layers[layer][pos+i] = cell{k: rows.K[i], v: rows.V[i]}
 	}
 }
 
-// keys is a layer's positions, ascending, and their rows.
+// keys is a layer's positions that have rows, ascending, and these.
 func (c *cache) keys(layer int) (positions []int, rows fedkvtest.Rows) {
-	positions = slices.Sorted(maps.Keys(c.layers[layer]))
-	for _, pos := range positions {
+	for _, pos := range slices.Sorted(maps.Keys(c.layers[layer])) {
+		if c.layers[layer][pos].empty {
+			continue
+		}
+		positions = append(positions, pos)
 		rows.K = append(rows.K, c.layers[layer][pos].k)
 		rows.V = append(rows.V, c.layers[layer][pos].v)
 	}

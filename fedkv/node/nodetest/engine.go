@@ -42,11 +42,17 @@ type Engine struct {
 
 var _ node.Engine = (*Engine)(nil)
 
-// small is the model of all engines: its weights are never written.
-var small = sync.OnceValue(func() *fedkvtest.Tiny { return fedkvtest.NewTiny(fedkvtest.Small()) })
+// The models of all engines: their weights are never written.
+var (
+	small   = sync.OnceValue(func() *fedkvtest.Tiny { return fedkvtest.NewTiny(fedkvtest.Small()) })
+	sliding = sync.OnceValue(func() *fedkvtest.Tiny { return fedkvtest.NewTiny(fedkvtest.Sliding()) })
+)
 
 // NewEngine is an engine of the small Tiny: 6 layers, rows that suit every wire type.
 func NewEngine() *Engine { return &Engine{Model: small()} }
+
+// NewSlidingEngine is an engine of the sliding Tiny, which has windows at most layers.
+func NewSlidingEngine() *Engine { return &Engine{Model: sliding()} }
 
 // OpenCaches counts the caches that were not closed, those of OpenPlain included.
 func (e *Engine) OpenCaches() int { return int(e.open.Load()) }

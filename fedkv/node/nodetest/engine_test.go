@@ -81,7 +81,7 @@ func TestMicroBatchesDoNotMatter(t *testing.T) {
 func TestOracleOfOneParticipantIsOneProcess(t *testing.T) {
 	e := NewEngine()
 	for _, spec := range []string{"gather", "lockstep", "none", "H=3"} {
-		o := Oracle{Engine: e, Prefix: text[:3], Segments: [][]fedkv.Token{text[3:]}, Schedules: schedules(t, spec), Types: mixed}
+		o := Oracle{Engine: e, Prefix: text[:3], Segments: [][]fedkv.Token{text[3:]}, Schedules: schedules(t, spec), Wire: fedkv.Uniform(mixed, 6)}
 		if !equal(o.Logits(), plain(t, e, 4, text)[3:]) {
 			t.Errorf("%s differs", spec)
 		}
@@ -92,13 +92,13 @@ func TestOracleOfLosslessLockstepIsOneProcess(t *testing.T) {
 	e := NewEngine()
 	o := Oracle{
 		Engine: e, Prefix: text[:2], Segments: [][]fedkv.Token{text[2:5], text[5:6], text[6:]},
-		Schedules: schedules(t, "lockstep"), Types: f16, Positions: fedkv.InPlace,
+		Schedules: schedules(t, "lockstep"), Wire: fedkv.Uniform(f16, 6), Positions: fedkv.InPlace,
 	}
 	want := plain(t, e, 4, text)[6:]
 	if !equal(o.Logits(), want) {
 		t.Error("differs")
 	}
-	o.Types = mixed
+	o.Wire = fedkv.Uniform(mixed, 6)
 	if equal(o.Logits(), want) {
 		t.Error("lossy rows make no difference")
 	}
@@ -109,7 +109,7 @@ func TestOracleIsTheMaskedTransformerUpToFloat16(t *testing.T) {
 	for _, spec := range []string{"gather", "H=2", "contributors=0-2;publisher=1-"} {
 		o := Oracle{
 			Engine: e, Prefix: text[:2], Segments: [][]fedkv.Token{text[2:5], text[5:8], text[8:]},
-			Schedules: schedules(t, spec), Types: f16, Positions: fedkv.InPlace,
+			Schedules: schedules(t, spec), Wire: fedkv.Uniform(f16, 6), Positions: fedkv.InPlace,
 		}
 		want := e.Model.Masked(text, o.layout(), o.Schedules)[8:]
 		for i, row := range o.Logits() {
@@ -148,7 +148,7 @@ func TestCachesExchangeRows(t *testing.T) {
 		must(t, to.Eval(b, 6, len(b), &node.Hook{Layers: all, OnLayer: func(layer, _, _ int) (bool, error) {
 			return false, to.WriteRows(layer, fedkv.Span(2, 4), 0, types, rows[layer])
 		}}))
-		o := Oracle{Engine: e, Prefix: prefix, Segments: [][]fedkv.Token{a, b}, Schedules: schedules(t, "gather"), Types: types}
+		o := Oracle{Engine: e, Prefix: prefix, Segments: [][]fedkv.Token{a, b}, Schedules: schedules(t, "gather"), Wire: fedkv.Uniform(types, 6)}
 		if !equal(logits(t, to, len(b)), o.Logits()) {
 			t.Errorf("%v differs", types)
 		}

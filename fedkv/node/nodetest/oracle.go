@@ -15,9 +15,13 @@ type Oracle struct {
 	Prefix    []fedkv.Token
 	Segments  [][]fedkv.Token // by origin, the publisher's last
 	Schedules fedkv.Schedules
-	Types     fedkv.WireTypes
+	Wire      fedkv.Wire
+	Rows      fedkv.RowPolicy
 	Positions fedkv.Positions
 
+	// Batches is the contributors' micro-batches, by origin: rows are selected, and centred, among those of one. 0, or
+	// none given: the whole segment.
+	Batches []int
 	// Layout is the evaluated stream, which may have gaps; nil: everybody's.
 	Layout *fedkv.Layout
 	// Hidden says who went on without whose rows, and from which layer on.
@@ -44,10 +48,10 @@ func (o Oracle) layout() fedkv.Layout {
 func (o Oracle) Logits() [][]float32 {
 	l := o.layout()
 	tokens := slices.Clone(o.Prefix)
-	var stream, positions, shifts []int // by token: place in the stream, position of its evaluation, K's rotation for others
+	var stream, positions []int // by token: place in the stream, position of its evaluation
 	add := func(at, from, n int) {
 		for i := range n {
-			stream, positions, shifts = append(stream, at+i), append(positions, from+i), append(shifts, at-from)
+			stream, positions = append(stream, at+i), append(positions, from+i)
 		}
 	}
 	add(0, 0, l.Prefix)
@@ -63,23 +67,109 @@ func (o Oracle) Logits() [][]float32 {
 	pass := o.Engine.Model.Begin(tokens, positions)
 	for layer := range o.Engine.Model.Layers {
 		own := throughTypes(pass.Rows(), half)
+		foreign := o.foreign(l, layer, own, positions)
 		// row 2k is token k's as its owner holds it, 2k+1 as others do: the order of positions stays
 		var rows fedkvtest.Rows
 		for k := range tokens {
-			row := own.Slice(k, k+1)
-			rows = rows.Append(row).Append(o.Engine.placed(throughTypes(row, o.Types), shifts[k]))
+			rows = rows.Append(own.Slice(k, k+1)).Append(foreign.Slice(k, k+1))
 		}
-		pass.Attend(rows, func(q, k int) bool { return o.sees(l, layer, stream[q], stream[k/2], k%2 == 1) })
+		pass.Attend(rows, func(q, k int) bool {
+			if k%2 == 0 {
+				return o.seesOwn(l, layer, stream[q], stream[k/2]) && o.Engine.Model.Reaches(layer, positions[q], positions[k/2])
+			}
+			return foreign.K[k/2] != nil && o.seesForeign(l, layer, stream[q], stream[k/2])
+		})
 	}
 	return single(pass.Logits()[len(tokens)-publisher.Tokens:])
 }
 
-// sees reports whether the token at position q attends to the one at position k in its owner's form or, if foreign, in
-// everybody else's.
-func (o Oracle) sees(l fedkv.Layout, layer, q, k int, foreign bool) bool {
+// foreign is the rows of a layer as those who do not own them hold them, nil where they are not sent.
+func (o Oracle) foreign(l fedkv.Layout, layer int, own fedkvtest.Rows, positions []int) fedkvtest.Rows {
+	out := fedkvtest.Rows{K: make([][]float64, len(own.K)), V: make([][]float64, len(own.V))}
+	base := l.Prefix // of the segment among the tokens
+	for rank, s := range l.Segments[:len(l.Segments)-1] {
+		rows, at := own.Slice(base, base+s.Tokens), positions[base:]
+		selection := o.Rows.Of(s.Origin)
+		for _, batch := range o.batches(s) {
+			var keys []float32
+			for _, k := range rows.K[batch.first:batch.end] {
+				for _, v := range k {
+					keys = append(keys, float32(v))
+				}
+			}
+			keep := selection.Select(layer, s.Tokens, batch.first, batch.end-batch.first, keys)
+			for _, block := range o.blocks(l, layer, rank, batch) {
+				var kept fedkvtest.Rows
+				var from, to []int32
+				for row := block.first; row < block.end; row++ {
+					if keep == nil || keep[row-batch.first] {
+						kept = kept.Append(rows.Slice(row, row+1))
+						from, to = append(from, int32(at[row])), append(to, int32(s.Offset+row))
+					}
+				}
+				if len(from) == 0 {
+					continue
+				}
+				types := o.Wire.At(layer)
+				came, err := o.Engine.decode(o.Engine.encode(nil, kept, from, types), layer, to, int(to[0]-from[0]), types)
+				if err != nil {
+					panic(err) // a test's own rows
+				}
+				for i := range to {
+					row := base + int(to[i]) - s.Offset
+					out.K[row], out.V[row] = came.K[i], came.V[i]
+				}
+			}
+		}
+		base += s.Tokens
+	}
+	return out
+}
+
+// span is rows [first, end) of a segment.
+type span struct{ first, end int }
+
+// batches cuts a segment as its owner evaluates it.
+func (o Oracle) batches(s fedkv.Segment) (list []span) {
+	n := s.Tokens
+	if s.Origin < len(o.Batches) && o.Batches[s.Origin] > 0 {
+		n = o.Batches[s.Origin]
+	}
+	for first := 0; first < s.Tokens; first += n {
+		list = append(list, span{first, min(first+n, s.Tokens)})
+	}
+	return list
+}
+
+// blocks cuts rows where the window of somebody who needs them begins.
+func (o Oracle) blocks(l fedkv.Layout, layer, rank int, rows span) (list []span) {
+	var cuts []int
+	for _, to := range o.Schedules.Recipients(rank, layer, len(l.Segments)) {
+		cuts = append(cuts, o.Engine.Shape().Layers[layer].FirstRow(l.Segments[rank], l.Segments[to].Offset))
+	}
+	slices.Sort(cuts)
+	for _, cut := range append(cuts, rows.end) {
+		if cut > rows.first && cut <= rows.end {
+			list = append(list, span{rows.first, cut})
+			rows.first = cut
+		}
+	}
+	return list
+}
+
+// seesOwn reports whether the token at position q of the stream attends to the one at k as its owner holds it. Windows
+// are for the positions at which the two were evaluated.
+func (o Oracle) seesOwn(l fedkv.Layout, layer, q, k int) bool {
 	to, _ := l.Owner(q)
 	from, _ := l.Owner(k)
-	if foreign != (from != -1 && from != to) || !fedkv.Visible(l, o.Schedules, layer, q, k) {
+	return (from == -1 || from == to) && fedkv.Visible(l, o.Schedules, fedkv.Shape{}, layer, q, k)
+}
+
+// seesForeign reports whether the token at position q attends to the one at k, which belongs to somebody else.
+func (o Oracle) seesForeign(l fedkv.Layout, layer, q, k int) bool {
+	to, _ := l.Owner(q)
+	from, _ := l.Owner(k)
+	if from == -1 || from == to || !fedkv.Visible(l, o.Schedules, o.Engine.Shape(), layer, q, k) {
 		return false
 	}
 	return !slices.ContainsFunc(o.Hidden, func(h fedkvtest.Hidden) bool {

@@ -11,7 +11,7 @@ import (
 // half is the type of the cache.
 var half = fedkv.WireTypes{K: fedkv.F16, V: fedkv.F16}
 
-// throughTypes is what rows look like after a journey in wire types.
+// throughTypes is what rows look like after a journey in wire types, each a block of its own, K as it is.
 func throughTypes(rows fedkvtest.Rows, types fedkv.WireTypes) fedkvtest.Rows {
 	out := fedkvtest.Rows{K: make([][]float64, len(rows.K)), V: make([][]float64, len(rows.V))}
 	for i := range rows.K {
@@ -21,45 +21,86 @@ func throughTypes(rows fedkvtest.Rows, types fedkv.WireTypes) fedkvtest.Rows {
 }
 
 func throughType(row []float64, t fedkv.Type) []float64 {
-	out := make([]float64, len(row))
-	if err := decode(out, encode(nil, row, t), t); err != nil {
+	out, err := decode(encode(nil, [][]float64{row}, t), 1, len(row), t)
+	if err != nil {
 		panic(err) // both sides are ours, and Open's shapes suit every type
+	}
+	return out[0]
+}
+
+func encode(dst []byte, rows [][]float64, t fedkv.Type) []byte {
+	var narrow []float32
+	for _, row := range rows {
+		for _, v := range row {
+			narrow = append(narrow, float32(v))
+		}
+	}
+	return t.AppendRows(dst, narrow, len(rows[0]))
+}
+
+func decode(src []byte, n, elements int, t fedkv.Type) ([][]float64, error) {
+	narrow := make([]float32, n*elements)
+	if err := t.DecodeRows(narrow, elements, src); err != nil {
+		return nil, err
+	}
+	out := make([][]float64, n)
+	for i := range out {
+		out[i] = make([]float64, elements)
+		for j, v := range narrow[i*elements:][:elements] {
+			if math.IsNaN(float64(v)) || math.Abs(float64(v)) >= 65520 {
+				return nil, fedkv.Errorf(fedkv.CodeValue, "element %d is not finite in float16", j)
+			}
+			out[i][j] = float64(v)
+		}
+	}
+	return out, nil
+}
+
+// turn is K rows, each rotated by sign times its position.
+func (e *Engine) turn(rows [][]float64, pos []int32, sign int) [][]float64 {
+	out := make([][]float64, len(rows))
+	for i, row := range rows {
+		out[i] = fedkvtest.Rows{K: [][]float64{row}}.Shift(sign*int(pos[i]), e.Model.HeadDim).K[0]
 	}
 	return out
 }
 
-func encode(dst []byte, row []float64, t fedkv.Type) []byte {
-	narrow := make([]float32, len(row))
-	for i, v := range row {
-		narrow[i] = float32(v)
+// encode appends rows that were evaluated at pos in wire types.
+func (e *Engine) encode(dst []byte, rows fedkvtest.Rows, pos []int32, types fedkv.WireTypes) []byte {
+	k := rows.K
+	if types.K.IsCentred() {
+		k = e.turn(k, pos, -1)
 	}
-	return t.AppendRow(dst, narrow)
+	return encode(encode(dst, k, types.K), rows.V, types.V)
 }
 
-func decode(dst []float64, src []byte, t fedkv.Type) error {
-	narrow := make([]float32, len(dst))
-	if err := t.DecodeRow(narrow, src); err != nil {
-		return err
-	}
-	for i, v := range narrow {
-		if math.IsNaN(float64(v)) || math.Abs(float64(v)) >= 65520 {
-			return fedkv.Errorf(fedkv.CodeValue, "element %d is not finite in float16", i)
-		}
-		dst[i] = float64(v)
-	}
-	return nil
-}
-
-// placed is what a cache holds of rows that came over the wire as they are in rows: K rotated by shift positions, both
+// decode is what a cache holds of such rows that are placed at pos: K rotated by shift, or if centred to pos, and both
 // rounded to float16.
-func (e *Engine) placed(rows fedkvtest.Rows, shift int) fedkvtest.Rows {
-	if shift != 0 {
+func (e *Engine) decode(src []byte, layer int, pos []int32, shift int, types fedkv.WireTypes) (rows fedkvtest.Rows, err error) {
+	shape := e.Model.Shape().Layers[layer]
+	k, v, err := shape.BlockSize(types, len(pos))
+	if err != nil {
+		return rows, err
+	}
+	if len(src) != k+v {
+		return rows, fmt.Errorf("nodetest: %d bytes for %d rows of layer %d, expected %d", len(src), len(pos), layer, k+v)
+	}
+	if rows.K, err = decode(src[:k], len(pos), shape.K, types.K); err != nil {
+		return rows, err
+	}
+	if rows.V, err = decode(src[k:], len(pos), shape.V, types.V); err != nil {
+		return rows, err
+	}
+	switch {
+	case types.K.IsCentred():
+		rows.K = e.turn(rows.K, pos, 1)
+	case shift != 0:
 		rows = rows.Shift(shift, e.Model.HeadDim)
 	}
-	return throughTypes(rows, half)
+	return throughTypes(rows, half), nil
 }
 
-// Reserve makes remote cells, whose rows are zero until written.
+// Reserve makes remote cells, which nobody sees until they are written.
 func (c *cache) Reserve(first, n int) error {
 	leave, err := c.outside()
 	if err != nil {
@@ -81,7 +122,7 @@ func (c *cache) Reserve(first, n int) error {
 		c.remote[pos] = true
 		for _, l := range c.spec.Sync.Layers() {
 			shape := c.engine.Model.Shape().Layers[l]
-			c.layers[l][pos] = cell{make([]float64, shape.K), make([]float64, shape.V)}
+			c.layers[l][pos] = cell{make([]float64, shape.K), make([]float64, shape.V), true}
 		}
 	}
 	return nil
@@ -135,13 +176,14 @@ func (c *cache) AppendRows(dst []byte, layer int, pos []int32, types fedkv.WireT
 	if err != nil {
 		return dst, err
 	}
-	for _, cell := range cells {
-		dst = encode(dst, cell.k, types.K)
+	if types.K.IsCentred() && c.engine.Rigid {
+		return dst, c.rigid()
 	}
+	var rows fedkvtest.Rows
 	for _, cell := range cells {
-		dst = encode(dst, cell.v, types.V)
+		rows.K, rows.V = append(rows.K, cell.k), append(rows.V, cell.v)
 	}
-	return dst, nil
+	return c.engine.encode(dst, rows, pos, types), nil
 }
 
 // WriteRows places rows of others at a sync layer.
@@ -154,36 +196,21 @@ func (c *cache) WriteRows(layer int, pos []int32, shift int, types fedkv.WireTyp
 	if _, err := c.rows(layer, pos); err != nil {
 		return err
 	}
-	n := len(pos)
+	turns := shift != 0 || types.K.IsCentred()
 	switch {
 	case !c.spec.Sync.Sync(layer):
 		return fmt.Errorf("nodetest: layer %d is no sync layer", layer)
-	case shift != 0 && !c.turned[layer]:
+	case turns && !c.turned[layer]:
 		return fmt.Errorf("nodetest: the rotation of layer %d is not known yet: %w", layer, ErrState)
-	case shift != 0 && c.engine.Rigid:
+	case turns && c.engine.Rigid:
 		return c.rigid()
 	}
-	shape := c.engine.Model.Shape().Layers[layer]
-	k, v, err := shape.BlockSize(types, n)
+	came, err := c.engine.decode(rows, layer, pos, shift, types)
 	if err != nil {
 		return err
 	}
-	if len(rows) != k+v {
-		return fmt.Errorf("nodetest: %d bytes for %d rows of layer %d, expected %d", len(rows), n, layer, k+v)
-	}
-	came := fedkvtest.Rows{K: make([][]float64, n), V: make([][]float64, n)}
-	for i := range n {
-		came.K[i], came.V[i] = make([]float64, shape.K), make([]float64, shape.V)
-		if err := decode(came.K[i], rows[k/n*i:][:k/n], types.K); err != nil {
-			return err
-		}
-		if err := decode(came.V[i], rows[k:][v/n*i:][:v/n], types.V); err != nil {
-			return err
-		}
-	}
-	came = c.engine.placed(came, shift)
 	for i, p := range pos {
-		c.layers[layer][int(p)] = cell{came.K[i], came.V[i]}
+		c.layers[layer][int(p)] = cell{k: came.K[i], v: came.V[i]}
 	}
 	return nil
 }

@@ -40,7 +40,7 @@ func record(t *testing.T, rows []byte, messages ...fedkv.Message) []byte {
 			t.Fatal(err)
 		}
 	}
-	h := fedkv.BlockHeader{Session: session, Rows: 1, Types: fedkv.WireTypes{K: fedkv.F16, V: fedkv.F16}, Length: len(rows)}
+	h := fedkv.BlockHeader{Session: session, Rows: 1, Kept: 1, Types: fedkv.WireTypes{K: fedkv.F16, V: fedkv.F16}, Length: len(rows)}
 	if err := far.SendBlock(ctx, h, rows); err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +108,7 @@ func plan(t *testing.T, prefix []int32) fedkv.Plan {
 		t.Fatal(err)
 	}
 	return fedkv.Plan{
-		Session: session, Schedules: s, Types: fedkv.WireTypes{K: fedkv.F16, V: fedkv.F16}, Positions: fedkv.Canonical,
+		Session: session, Schedules: s, Wire: fedkv.Uniform(fedkv.WireTypes{K: fedkv.F16, V: fedkv.F16}, 2), Rows: fedkv.Selection{Kind: fedkv.RowsAll}, Positions: fedkv.Canonical,
 		Prefix: prefix, MaxTokens: 10, DeadlineMS: 1000,
 	}
 }
