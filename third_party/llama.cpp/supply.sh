@@ -5,6 +5,7 @@
 #   supply.sh patch         apply patches/ to the source; nothing happens when they are applied already
 #   supply.sh patch-check   prove that the patches apply to the pristine source, and that a second apply changes nothing
 #   supply.sh build         build the static libraries into build/ (does fetch and patch first)
+#   supply.sh test-archs    build our test over all of llama.cpp's architectures as well, to build/bin/
 #   supply.sh tests NAME…   build some of llama.cpp's own tests on the patched source, to build-tests/bin/
 #
 # Environment: LLAMA_CPP_DIR  a checkout of one's own instead of the package (it is patched in place)
@@ -175,7 +176,7 @@ build() {
 	fetch
 	apply "$src"
 	configure "$build" -DLLAMA_BUILD_TESTS=OFF -DGGML_OPENMP=OFF
-	compile "$build" llama llama-common
+	compile "$build" llama llama-common "$@"
 	merge
 }
 
@@ -193,12 +194,13 @@ fetch) fetch ;;
 patch) fetch && apply "$src" ;;
 patch-check) patch_check ;;
 build) build ;;
+test-archs) build test-archs ;;
 tests)
 	shift
 	tests "$@"
 	;;
 *)
-	sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+	sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
 	exit 2
 	;;
 esac

@@ -19,5 +19,5 @@ set_source_files_properties(${LLAMA_FED_DIR}/llama-fed-rows.cpp PROPERTIES COMPI
 
 # Every architecture of llama.cpp's own generator of tiny models against the API above; built only when it is named.
 add_executable(test-archs EXCLUDE_FROM_ALL ${LLAMA_FED_DIR}/../tests/test-archs.cpp ${LLAMA_FED_DIR}/../tests/oracle.cpp)
-target_include_directories(test-archs PRIVATE ${CMAKE_SOURCE_DIR}/tests)
+target_include_directories(test-archs PRIVATE ${CMAKE_SOURCE_DIR}/tests ${CMAKE_SOURCE_DIR}/src)
 target_link_libraries(test-archs PRIVATE llama llama-common)
