@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"math"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -16,7 +18,7 @@ func evalCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "eval",
 		Usage:     "measure what schedules and wire types cost, against one process that evaluates everything",
-		UsageText: "fedattn eval [flags] --model FILE (--text FILE | --gsm8k FILE)",
+		UsageText: "fedattn eval [flags] --model FILE (--text FILE | --gsm8k FILE | --task NAME)",
 		Description: "Cases are every combination of --participants, --schedule, --wire and --rows, or the lines of --cases: JSON objects\n" +
 			"with the keys of this command's own --format jsonl. Where such a line has a kld_mean, it is a reference: a mean\n" +
 			"KL divergence further from it than --tolerance is an error. Two cases are always there: centralised, one process\n" +
@@ -24,15 +26,19 @@ func evalCommand() *cli.Command {
 			"With --text, figures compare the probabilities of the publisher's tokens; ± is the standard error over --windows,\n" +
 			"over the tokens if there is one. With -v, llama-perplexity's statistics follow the table.\n\n" +
 			"With --gsm8k, participants share solved examples and a problem: em is the share of problems that are solved,\n" +
-			"gold_nll how unlikely the true solution is, in nats per token.\n\n" + scheduleHelp,
-		Flags: append(append(append(modelFlags(), promptFlags(2048, 128, 32)...), gsm8kFlags()...),
+			"gold_nll how unlikely the true solution is, in nats per token. With --task, contributors hold the facts and the\n" +
+			"publisher the question: em is the share of problems in which the model writes exactly the missing words.\n\n" +
+			"K and V on the wire are f16, q8_0, q5_1, q4_1 or q4_0, with exceptions for some layers as in q8_0/q4_0,0-2=f16.\n\n" +
+			scheduleHelp,
+		Flags: append(append(append(modelFlags(), promptFlags(2048, 128, 32)...), problemFlags()...),
 			&cli.IntFlag{Name: "windows", Value: 1, Usage: "measure `N` stretches of the text, evenly spread over it", Category: promptCategory},
 			&cli.StringFlag{Name: "segments", Value: "tok",
 				Usage: "`HOW` to cut: tok, into equally many tokens; sem, into whole paragraphs or examples", Category: promptCategory},
 			&cli.StringFlag{Name: "participants", Aliases: []string{"n"}, Value: "4", Usage: "devices, the publisher included: `LIST` such as 2,4,8"},
 			&cli.StringSliceFlag{Name: "schedule", Value: cli.NewStringSlice("gather"), KeepSpace: true, Usage: "`SCHEDULE` of sync layers, see above"},
-			&cli.StringSliceFlag{Name: "wire", Value: cli.NewStringSlice("q8_0/q4_0"), Usage: "`K/V` rows on the wire: f16, q8_0, q5_1, q4_1, q4_0"},
-			&cli.StringSliceFlag{Name: "rows", Value: cli.NewStringSlice(lab.AllRows), KeepSpace: true, Usage: "`ROWS` of a segment that are sent: all"},
+			&cli.StringSliceFlag{Name: "wire", Value: cli.NewStringSlice("q8_0/q4_0"), KeepSpace: true, Usage: "`K/V` rows on the wire, see above"},
+			&cli.StringSliceFlag{Name: "rows", Value: cli.NewStringSlice(lab.AllRows), KeepSpace: true,
+				Usage: "`ROWS` of a segment that are sent: all, or a share of them such as random=0.5, recent=0.5, norm=0.5"},
 			&cli.StringFlag{Name: "positions", Value: "canonical", Usage: "`WHERE` segments are evaluated in gather: canonical, inplace"},
 			&cli.IntFlag{Name: "seed", Value: 1, Usage: "`SEED` of what is random; the same seed gives the same lines, but for the seconds"},
 			&cli.StringFlag{Name: "cases", Usage: "JSONL `FILE` with the cases to measure"},
@@ -90,18 +96,23 @@ func runEval(c *cli.Context) error {
 	return measured(run)
 }
 
-// evalSource finds out which of the texts is to be measured, and refuses flags that are another one's.
+// evalSources are what can be measured, by the flag that names it.
+var evalSources = []struct {
+	flag     string
+	measured func(evalRun) error
+}{{"text", evalRun.text}, {"gsm8k", evalRun.gsm8k}, {"task", evalRun.task}}
+
+// evalOnly are the flags that only some sources take.
+var evalOnly = []struct{ flag, sources string }{
+	{"tokens", "text"}, {"publisher-tokens", "text"}, {"prefix-tokens", "text"}, {"windows", "text"}, {"tolerance", "text"},
+	{"logits-out", "text"}, {"tokens-out", "text"}, {"segments", "text, gsm8k"},
+	{"shots", "gsm8k"}, {"question", "gsm8k"}, {"predict", "gsm8k"}, {"problems", "gsm8k, task"},
+}
+
+// evalSource finds out what is to be measured, and refuses flags that mean nothing with it.
 func evalSource(c *cli.Context) (measured func(evalRun) error, err error) {
-	sources := []struct {
-		flag     string
-		measured func(evalRun) error
-		flags    []string // that only this one takes
-	}{
-		{"text", evalRun.text, []string{"tokens", "publisher-tokens", "prefix-tokens", "windows", "logits-out", "tokens-out", "tolerance"}},
-		{"gsm8k", evalRun.gsm8k, []string{"shots", "question", "problems", "predict"}},
-	}
 	named := ""
-	for _, s := range sources {
+	for _, s := range evalSources {
 		if c.String(s.flag) == "" {
 			continue
 		}
@@ -111,13 +122,12 @@ func evalSource(c *cli.Context) (measured func(evalRun) error, err error) {
 		named, measured = s.flag, s.measured
 	}
 	if named == "" {
-		return nil, noText("--text FILE or --gsm8k FILE")
+		return nil, noText("--text FILE, --gsm8k FILE or --task NAME")
 	}
-	for _, s := range sources {
-		for _, flag := range s.flags {
-			if s.flag != named && c.IsSet(flag) {
-				return nil, usagef("--%s is for --%s: it means nothing with --%s", flag, s.flag, named)
-			}
+	for _, only := range evalOnly {
+		sources := strings.Split(only.sources, ", ")
+		if c.IsSet(only.flag) && !slices.Contains(sources, named) {
+			return nil, usagef("--%s is for --%s: it means nothing with --%s", only.flag, strings.Join(sources, " and --"), named)
 		}
 	}
 	return measured, nil

@@ -6,23 +6,26 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
 	"fedattn/fedkv"
 	"fedattn/fedkv/node/lab"
+	"fedattn/fedkv/task"
 )
 
-const gsm8kCategory = "GSM8K"
+const problemCategory = "Problems"
 
-func gsm8kFlags() []cli.Flag {
+func problemFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "gsm8k", Usage: "JSONL `FILE` of problems, with question and answer", Category: gsm8kCategory},
-		&cli.StringFlag{Name: "shots", Usage: "text `FILE` of solved examples, which each begin with Question:", Category: gsm8kCategory},
+		&cli.StringFlag{Name: "gsm8k", Usage: "JSONL `FILE` of GSM8K's problems, with question and answer", Category: problemCategory},
+		&cli.StringFlag{Name: "shots", Usage: "text `FILE` of solved examples, which each begin with Question:", Category: problemCategory},
 		&cli.StringFlag{Name: "question", Value: lab.ExclusiveQuestion,
-			Usage: "`WHO` holds the problem: exclusive, the publisher alone; agnostic, it is cut like the examples", Category: gsm8kCategory},
-		&cli.IntFlag{Name: "problems", Value: 100, Usage: "take the first `N` problems", Category: gsm8kCategory},
-		&cli.IntFlag{Name: "predict", Value: 256, Usage: "answer with at most `N` tokens; 0: measure the true solution's likelihood only", Category: gsm8kCategory},
+			Usage: "`WHO` holds GSM8K's problem: exclusive, the publisher alone; agnostic, it is cut like the examples", Category: problemCategory},
+		&cli.IntFlag{Name: "predict", Value: 256, Usage: "answer with at most `N` tokens; 0: measure the true solution's likelihood only", Category: problemCategory},
+		&cli.StringFlag{Name: "task", Usage: "`NAME` of a task that is generated: " + strings.Join(task.Names(), ", "), Category: problemCategory},
+		&cli.IntFlag{Name: "problems", Value: 100, Usage: "take the first `N` problems", Category: problemCategory},
 	}
 }
 

@@ -17,38 +17,40 @@ func exam() Exam {
 
 // A lossless exchange is one process, and the publisher alone is not.
 func TestExam(t *testing.T) {
-	for _, exclusive := range []bool{true, false} {
-		for _, segments := range []string{"tok", "sem"} {
-			b, e := newBench(), exam()
-			e.Exclusive, e.Segments = exclusive, segments
-			lossless := Case{Name: "lossless", Participants: 3, Contributors: "all", Publisher: "all", WireK: "f16", WireV: "f16", Rows: AllRows, Positions: "inplace"}
-			var done []int
-			lines, err := b.Examine(t.Context(), e, []Case{LocalOnly(3, 1), lossless, Default(3)}, func(n int) { done = append(done, n) })
-			if err != nil {
-				t.Fatal(err)
-			}
-			if len(lines) != 4 || !slices.Equal(done, []int{1, 2}) {
-				t.Fatalf("%d lines after %v", len(lines), done)
-			}
-			one, alone, equal, lossy := lines[0], lines[1], lines[2], lines[3]
-			if one.Name != CentralisedName || one.GoldNLL <= 0 || one.GoldNLL != one.GoldBase || one.GoldLoss != 0 || one.KLDMean != 0 || one.KVBytes != 0 {
-				t.Errorf("one process: %+v", one)
-			}
-			if equal.GoldNLL != one.GoldNLL || equal.KLDMean != 0 || equal.EM != one.EM || equal.KVBytes <= equal.KVBytesPublisher {
-				t.Errorf("lossless: %+v", equal)
-			}
-			if alone.GoldNLL == one.GoldNLL || alone.KLDMean <= 0 || alone.KVBytes != 0 || alone.Barriers != 0 {
-				t.Errorf("alone: %+v", alone)
-			}
-			if lossy.KLDMean <= 0 || lossy.KLDMean >= alone.KLDMean || lossy.Barriers != 1 || lossy.KVBytes != lossy.KVBytesPublisher || lossy.KVBytes == 0 {
-				t.Errorf("lossy: %+v", lossy)
-			}
-			if lossy.Problems != 2 || lossy.Shots != 3 || lossy.Segments != segments || lossy.Predict != 6 || lossy.Tokens == 0 {
-				t.Errorf("%+v", lossy)
-			}
-			if n := b.Engine.(*nodetest.Engine).OpenCaches(); n != 0 {
-				t.Errorf("%d caches are left behind", n)
-			}
+	for _, way := range []struct {
+		segments  string
+		exclusive bool
+	}{{"sem", true}, {"tok", false}} {
+		b, e := newBench(), exam()
+		segments := way.segments
+		e.Exclusive, e.Segments = way.exclusive, segments
+		lossless := Case{Name: "lossless", Participants: 3, Contributors: "all", Publisher: "all", WireK: "f16", WireV: "f16", Rows: AllRows, Positions: "inplace"}
+		var done []int
+		lines, err := b.Examine(t.Context(), e, []Case{LocalOnly(3, 1), lossless, Default(3)}, func(n int) { done = append(done, n) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(lines) != 4 || !slices.Equal(done, []int{1, 2}) {
+			t.Fatalf("%d lines after %v", len(lines), done)
+		}
+		one, alone, equal, lossy := lines[0], lines[1], lines[2], lines[3]
+		if one.Name != CentralisedName || one.GoldNLL <= 0 || one.GoldNLL != one.GoldBase || one.GoldLoss != 0 || one.KLDMean != 0 || one.KVBytes != 0 {
+			t.Errorf("one process: %+v", one)
+		}
+		if equal.GoldNLL != one.GoldNLL || equal.KLDMean != 0 || equal.EM != one.EM || equal.KVBytes <= equal.KVBytesPublisher {
+			t.Errorf("lossless: %+v", equal)
+		}
+		if alone.GoldNLL == one.GoldNLL || alone.KLDMean <= 0 || alone.KVBytes != 0 || alone.Barriers != 0 {
+			t.Errorf("alone: %+v", alone)
+		}
+		if lossy.KLDMean <= 0 || lossy.KLDMean >= alone.KLDMean || lossy.Barriers != 1 || lossy.KVBytes != lossy.KVBytesPublisher || lossy.KVBytes == 0 {
+			t.Errorf("lossy: %+v", lossy)
+		}
+		if lossy.Problems != 2 || lossy.Shots != 3 || lossy.Segments != segments || lossy.Predict != 6 || lossy.Tokens == 0 {
+			t.Errorf("%+v", lossy)
+		}
+		if n := b.Engine.(*nodetest.Engine).OpenCaches(); n != 0 {
+			t.Errorf("%d caches are left behind", n)
 		}
 	}
 }
