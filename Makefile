@@ -57,7 +57,7 @@ models: model ## the same, and for the tests one with sliding windows, 253 MB
 
 ##@ Test
 .PHONY: test
-test: lib models patch-check ## Go, cgo and real-model tests, then the same without cgo
+test: lib models patch-check test-archs ## Go, cgo and real-model tests, then the same without cgo
 	@echo 'go vet'
 	@go vet ./...
 	@echo 'go test'
@@ -82,6 +82,10 @@ crosscheck: build model .ci/tools/crosscheck/installed ## sessions against a for
 	done <<<"$$schedules"; \
 	echo 'numpy'; \
 	$(crosscheck) compare $(MODEL) "$$runs"/*.npy
+
+.PHONY: test-archs
+test-archs: deps ## tiny models of all architectures: bit-identical to one process, or refused
+	@third_party/llama.cpp/test-archs.sh
 
 .PHONY: test-upstream
 test-upstream: deps model ## llama.cpp's own architecture, cache and state tests on the patched library
