@@ -263,9 +263,9 @@ void llama_fed_caches::apply_mask(int32_t il) {
 
 void llama_fed_caches::written(int32_t il, const llama_pos * pos, size_t n) {
     std::vector<llama_pos> & absent = state->layers[il].absent;
-    absent.erase(std::remove_if(absent.begin(), absent.end(),
-                                [&](llama_pos p) { return std::binary_search(pos, pos + n, p); }),
-                 absent.end());
+    absent.erase(
+        std::remove_if(absent.begin(), absent.end(), [&](llama_pos p) { return std::binary_search(pos, pos + n, p); }),
+        absent.end());
 }
 
 void llama_fed_caches::absent_remove(llama_pos p0, llama_pos p1) {
@@ -573,7 +573,7 @@ llama_memory_i * llama_kv_cache_fed_create(const llama_model & model, const llam
                                            const llama_memory_i::layer_reuse_cb &  reuse) {
     const llama_fed_params * fed = llama_fed_creating.params;
     // some architectures bring a rule for sharing rows between layers also when none of the model's layers shares them
-    const bool shares = reuse && model.hparams.n_layer_kv_from_start < (int32_t) model.hparams.n_layer();
+    const bool               shares = reuse && model.hparams.n_layer_kv_from_start < (int32_t) model.hparams.n_layer();
     if (!fed || shares) {
         return nullptr;
     }
