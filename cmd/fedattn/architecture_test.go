@@ -29,6 +29,7 @@ var anyFile = []rule{
 	{imports: "github.com/fxamacker/cbor", only: []string{"fedkv"}, except: []string{"fedkv/node"}, reason: "only the core knows the encoding of messages"},
 	{imports: "github.com/rs/zerolog", only: []string{"cmd", "fedkv/node"}, reason: "libraries return errors; the runtime and the commands log"},
 	{imports: "github.com/urfave/cli", only: []string{"cmd"}, reason: "flags and exit codes belong to the commands"},
+	{imports: "gonum.org/v1/plot", only: []string{"cmd/figures"}, reason: "figures are of the documentation, not of what people install"},
 }
 
 // The layers: cmd uses all; llama and transport serve fedkv/node and never meet; fedkv uses none of them.
@@ -39,6 +40,7 @@ var nonTestFile = []rule{
 	{imports: "fedattn/transport", only: []string{"cmd", "transport"}, reason: "the runtime drives any peers"},
 	{imports: "fedattn/models", only: []string{"cmd", "models"}, reason: "where models come from is the commands' matter"},
 	{imports: "fedattn/fedkv/node", only: []string{"cmd", "llama", "transport", "fedkv/node"}, reason: "the core does not know who drives it"},
+	{imports: "fedattn/fedkv/task", only: []string{"cmd", "fedkv/node/lab", "fedkv/task"}, reason: "problems are for measuring: what runs does not know them"},
 }
 
 func (r rule) allows(folder string) bool {
@@ -127,6 +129,8 @@ func TestImportRulesBite(t *testing.T) {
 		{"llama", "fedattn/transport", false},
 		{"transport", "fedattn/llama", false},
 		{"fedkv", "fedattn/fedkv/node", false},
+		{"fedkv/node/lab", "fedattn/fedkv/task", true},
+		{"fedkv/node", "fedattn/fedkv/task", false},
 		{"transport", "fedattn/fedkv", true},
 	} {
 		allowed := true
