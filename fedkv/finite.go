@@ -37,6 +37,8 @@ func (t Type) CheckFinite(rows []byte) error {
 		bad = badScale(rows, group.bytes, 0x6000-halvings*exponent) // 512: times 128 is 65536
 	case Q4_0:
 		bad = badScale(rows, group.bytes, 0x7000-halvings*exponent) // 8192: times 8 is 65536
+	case NF3:
+		bad = badScale(rows, group.bytes, 0x7400-halvings*exponent) // 16384: times 2.152 is below 65520
 	case Q4_1:
 		bad = badSpan(rows, group.bytes, 15, 65520/float64(uint(1)<<halvings))
 	case Q5_1:

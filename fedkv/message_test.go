@@ -310,7 +310,7 @@ func TestInvalidMessagesAreRefusedBothWays(t *testing.T) {
 		"plan for origin 63":            with("plan-gather", func(m *Plan) { m.Origin = MaxParticipants - 1 }),
 		"plan without layers":           with("plan-gather", func(m *Plan) { m.Schedules = Schedules{} }),
 		"plan with type 0":              with("plan-gather", func(m *Plan) { m.Wire = m.Wire.With(5, WireTypes{0, F16}) }),
-		"plan with type 6":              with("plan-gather", func(m *Plan) { m.Wire = m.Wire.With(0, WireTypes{F16, 6}) }),
+		"plan with type 7":              with("plan-gather", func(m *Plan) { m.Wire = m.Wire.With(0, WireTypes{F16, 7}) }),
 		"plan with f16+h":               with("plan-gather", func(m *Plan) { m.Wire = m.Wire.With(3, WireTypes{F16 | Hadamard, F16}) }),
 		"plan with types of 5 layers":   with("plan-gather", func(m *Plan) { m.Wire = Uniform(WireTypes{F16, F16}, 5) }),
 		"plan without rows":             with("plan-gather", func(m *Plan) { m.Rows = Selection{} }),

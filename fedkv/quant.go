@@ -101,6 +101,8 @@ func (t Type) AppendRow(dst []byte, row []float32) []byte {
 			dst = appendQ4_1(dst, x)
 		case Q4_0:
 			dst = appendQ4_0(dst, x)
+		case NF3:
+			dst = appendNF3(dst, x)
 		default:
 			panic("fedkv: AppendRow of " + t.String())
 		}
@@ -136,6 +138,8 @@ func (t Type) DecodeRow(dst []float32, src []byte) error {
 			decodeQ4_1(y, src)
 		case Q4_0:
 			decodeQ4_0(y, src)
+		case NF3:
+			decodeNF3(y, src)
 		}
 	}
 	if t.IsHadamard() {

@@ -99,7 +99,7 @@ func TestCodecIsBitEqualWithGGML(t *testing.T) {
 		}
 		decoded[typ]++
 	}
-	for typ := F16; typ <= Q4_0; typ++ {
+	for typ := F16; typ <= Q4_0; typ++ { // NF3 is not ggml's
 		if encoded[typ] < 40 || decoded[typ] < 60 {
 			t.Errorf("%s: only %d vectors to encode and %d to decode", typ, encoded[typ], decoded[typ])
 		}
@@ -140,7 +140,7 @@ func TestCheckFiniteAgainstVectors(t *testing.T) {
 // Ordinary rows are not refused: CheckFinite is exact about the codes' range, not a guess.
 func TestCheckFinitePassesWhatAnHonestPeerSends(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
-	for typ := F16; typ <= Q4_0; typ++ {
+	for typ := F16; typ <= NF3; typ++ {
 		for range 2000 {
 			row := make([]float32, 32)
 			size := float32(math.Exp(random.Float64()*20 - 10)) // up to 22,000
@@ -162,7 +162,7 @@ func TestBrokenRowsNeverPassForFinite(t *testing.T) {
 			continue
 		}
 		n++
-		for typ := F16; typ <= Q4_0; typ++ {
+		for typ := F16; typ <= NF3; typ++ {
 			if err := typ.CheckFinite(typ.AppendRow(nil, unhexFloats(t, v.Values))); !errors.Is(err, ErrValue) {
 				t.Errorf("%s: %q: got %v, want ErrValue", typ, v.Name, err)
 			}
@@ -174,7 +174,7 @@ func TestBrokenRowsNeverPassForFinite(t *testing.T) {
 }
 
 func TestCheckFiniteFindsOneBadGroupAnywhere(t *testing.T) {
-	for typ := F16; typ <= Q4_0; typ++ {
+	for typ := F16; typ <= NF3; typ++ {
 		group := types[typ]
 		rows := make([]byte, 13*8*group.bytes)
 		if err := typ.CheckFinite(rows); err != nil {
@@ -245,7 +245,7 @@ func TestHalfRoundsToNearestEven(t *testing.T) {
 }
 
 func TestDecodeRowRefusesWrongLengths(t *testing.T) {
-	for typ := F16; typ <= Q4_0; typ++ {
+	for typ := F16; typ <= NF3; typ++ {
 		src := typ.AppendRow(nil, make([]float32, 64))
 		for n := range len(src) {
 			if err := typ.DecodeRow(make([]float32, 64), src[:n]); !errors.Is(err, ErrRange) {
@@ -263,7 +263,7 @@ func TestDecodeRowRefusesWrongLengths(t *testing.T) {
 
 // One MiB is about one layer of a 2,000-token segment.
 func BenchmarkCheckFinite(b *testing.B) {
-	for typ := F16; typ <= Q4_0; typ++ {
+	for typ := F16; typ <= NF3; typ++ {
 		rows := make([]byte, 1<<20/types[typ].bytes/32*32*types[typ].bytes)
 		b.Run(typ.String(), func(b *testing.B) {
 			b.SetBytes(int64(len(rows)))
@@ -282,7 +282,7 @@ func BenchmarkAppendRow(b *testing.B) {
 	for i := range row {
 		row[i] = float32(math.Sin(float64(i)))
 	}
-	for typ := F16; typ <= Q4_0; typ++ {
+	for typ := F16; typ <= NF3; typ++ {
 		b.Run(typ.String(), func(b *testing.B) {
 			b.SetBytes(4 * 1024)
 			var dst []byte

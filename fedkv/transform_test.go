@@ -69,7 +69,7 @@ func TestHadamardIsOrthonormal(t *testing.T) {
 
 func TestTransformsComeBack(t *testing.T) {
 	rows := gaussians(2, 7, 192)
-	for base := F16; base <= Q4_0; base++ {
+	for base := F16; base <= NF3; base++ {
 		plain := journeyError(t, base, rows, 192)
 		for _, flags := range []Type{Centred, Hadamard, Centred | Hadamard} {
 			typ := base | flags
@@ -142,7 +142,7 @@ func TestCentredRowsAreAMeanAndTheRest(t *testing.T) {
 // What passes CheckFinite stays finite in float16 when the transforms are undone, at the very edge of what passes.
 func TestTransformsCannotOverflowWhatPasses(t *testing.T) {
 	const elements = 128
-	for base := F16; base <= Q4_0; base++ {
+	for base := F16; base <= NF3; base++ {
 		for _, flags := range []Type{Centred, Hadamard, Centred | Hadamard} {
 			typ := base | flags
 			if !typ.Valid() {

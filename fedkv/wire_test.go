@@ -200,7 +200,7 @@ func TestMalformedBlockHeadersAreRefused(t *testing.T) {
 		"rows past the end":     {32, "\x00\x10\x00\x00", ErrRange},
 		"rows 2^32-1":           {32, "\xff\xff\xff\xff", ErrRange},
 		"type of K 0":           {36, "\x00", ErrTypes},
-		"type of V 6":           {37, "\x06", ErrTypes},
+		"type of V 7":           {37, "\x07", ErrTypes},
 		"no payload":            {40, "\x00\x00\x00\x00", ErrRange},
 		"payload of 64 MiB + 1": {40, "\x04\x00\x00\x01", ErrRange},
 		"payload of 2^32-1":     {40, "\xff\xff\xff\xff", ErrRange},
@@ -491,7 +491,7 @@ func FuzzBlockHeader(f *testing.F) {
 }
 
 func FuzzDecodeRow(f *testing.F) {
-	for typ := F16; typ <= Q4_0; typ++ {
+	for typ := F16; typ <= NF3; typ++ {
 		f.Add(byte(typ), typ.AppendRow(nil, make([]float32, 64)))
 	}
 	f.Fuzz(func(t *testing.T, code byte, src []byte) {

@@ -9,13 +9,14 @@ import (
 // layout of ggml, after the transforms that its flags name. The numbers are the wire's own, not ggml's.
 type Type uint8
 
-// The base types. Bits per element, scales included: 16, 8.5, 6, 5, 4.5.
+// The base types. Bits per element, scales included: 16, 8.5, 6, 5, 4.5, 3.5. All but NF3 are ggml's.
 const (
 	F16  Type = 1 // float16, little-endian
 	Q8_0 Type = 2 // scale, 32 × int8
 	Q5_1 Type = 3 // scale, minimum, 32 × 5 bits
 	Q4_1 Type = 4 // scale, minimum, 32 × 4 bits
 	Q4_0 Type = 5 // scale, 32 × 4 bits
+	NF3  Type = 6 // scale, 32 × 3 bits: sign and level of a normal distribution; for rows that Hadamard made normal
 )
 
 // The flags of a type are transforms that leave a quantised row less to lose. Both are undone exactly, up to
@@ -56,6 +57,7 @@ var types = [...]struct {
 	Q5_1: {"q5_1", quantBlock, 2 + 2 + quantBlock/8 + quantBlock/2},
 	Q4_1: {"q4_1", quantBlock, 2 + 2 + quantBlock/2},
 	Q4_0: {"q4_0", quantBlock, 2 + quantBlock/2},
+	NF3:  {"nf3", quantBlock, 2 + 3*quantBlock/8},
 }
 
 // Valid reports whether t is one of the base types, with flags that suit it.
@@ -63,7 +65,7 @@ func (t Type) Valid() bool {
 	return t.Base() > 0 && int(t.Base()) < len(types) && t&^(baseMask|flagsMask) == 0 && (t.Base() != F16 || !t.IsHadamard())
 }
 
-// String is the name that ParseType reads: ggml's own, then "+c" and "+h" for the flags.
+// String is the name that ParseType reads: ggml's own where it has one, then "+c" and "+h" for the flags.
 func (t Type) String() string {
 	if !t.Valid() {
 		return fmt.Sprintf("type(%d)", uint8(t))
@@ -78,7 +80,7 @@ func (t Type) String() string {
 	return name
 }
 
-// ParseType reads f16, q8_0, q5_1, q4_1 or q4_0, followed by +c (Centred), +h (Hadamard), or both in any order.
+// ParseType reads f16, q8_0, q5_1, q4_1, q4_0 or nf3, followed by +c (Centred), +h (Hadamard), or both in any order.
 func ParseType(name string) (Type, error) {
 	base, flags, _ := strings.Cut(name, "+")
 	var t Type
@@ -88,7 +90,7 @@ func ParseType(name string) (Type, error) {
 		}
 	}
 	if t == 0 {
-		return 0, Errorf(CodeTypes, "unknown wire type %q; known are f16, q8_0, q5_1, q4_1, q4_0, each with +c, +h or both", name)
+		return 0, Errorf(CodeTypes, "unknown wire type %q; known are f16, q8_0, q5_1, q4_1, q4_0, nf3, each with +c, +h or both", name)
 	}
 	if len(base) == len(name) {
 		return t, nil

@@ -29,7 +29,7 @@ func TestTypesAreReadAsTheyAreWritten(t *testing.T) {
 			t.Errorf("%q: got %v, want ErrTypes", name, err)
 		}
 	}
-	for _, typ := range []Type{0, 6, 0x10, 0x16, 0x41, 0x81, 0xff, F16 | Hadamard, F16 | Centred | Hadamard} {
+	for _, typ := range []Type{0, 7, 0x10, 0x17, 0x41, 0x81, 0xff, F16 | Hadamard, F16 | Centred | Hadamard} {
 		if typ.Valid() {
 			t.Errorf("%#x is valid", uint8(typ))
 		}
@@ -79,7 +79,8 @@ func TestRowSize(t *testing.T) {
 		{F16, -32, 0, ErrRange},
 		{Q8_0, MaxRowElements + 32, 0, ErrRange},
 		{0, 32, 0, ErrTypes},
-		{6, 32, 0, ErrTypes},
+		{7, 32, 0, ErrTypes},
+		{NF3, 64, 28, nil},
 	} {
 		size, err := c.typ.RowSize(c.elements)
 		if size != c.size || !errors.Is(err, c.err) {

@@ -99,7 +99,7 @@ func contextSize(c *cli.Context, engine *llama.Engine) (int, error) {
 func self(engine *llama.Engine, name string, role fedkv.Role) fedkv.Hello {
 	return fedkv.Hello{
 		Protocol: fedkv.Protocol, Name: name, Engine: llama.Commit(), Model: engine.Fingerprint(),
-		Types: []fedkv.Type{fedkv.Q8_0, fedkv.Q4_0, fedkv.F16, fedkv.Q5_1, fedkv.Q4_1}, Role: role,
+		Types: []fedkv.Type{fedkv.Q8_0, fedkv.Q4_0, fedkv.F16, fedkv.Q5_1, fedkv.Q4_1, fedkv.NF3}, Role: role,
 	}
 }
 

@@ -183,6 +183,7 @@ type run struct {
 	committed *fedkv.Layout
 	settled   *fedkv.Layout
 	missing   map[int]bool
+	died      bool // somebody, since the last drain
 	failed    error
 	result    Result
 	err       error // a machine refused what honest participants do
@@ -200,7 +201,7 @@ func (f Federation) Run() (*Result, error) {
 		return fedkv.Hello{
 			Protocol: fedkv.Protocol, Name: name, Engine: "tiny", Role: role,
 			Model: fedkv.Fingerprint{Architecture: "tiny", Layers: f.Model.Layers},
-			Types: []fedkv.Type{fedkv.F16, fedkv.Q8_0, fedkv.Q5_1, fedkv.Q4_1, fedkv.Q4_0},
+			Types: []fedkv.Type{fedkv.F16, fedkv.Q8_0, fedkv.Q5_1, fedkv.Q4_1, fedkv.Q4_0, fedkv.NF3},
 		}
 	}
 	const context = 1 << 16
@@ -391,7 +392,7 @@ func (r *run) send(i int, blocks []fedkv.Outgoing) {
 }
 
 func (r *run) kill(i int) {
-	r.members[i].dead = true
+	r.members[i].dead, r.died = true, true
 	r.transit = slices.DeleteFunc(r.transit, func(p parcel) bool { return p.from == i || p.to == i })
 	r.check(r.pub.Step(fedkv.PeerDown{Origin: i}))
 	for j, m := range r.members {
@@ -502,8 +503,16 @@ func (r *run) tick() bool {
 	return true
 }
 
-// drain does what the machines ask for.
+// drain does what the machines ask for, and once more if somebody dies of it.
 func (r *run) drain() {
+	r.drainOnce()
+	for r.died {
+		r.died = false
+		r.drainOnce()
+	}
+}
+
+func (r *run) drainOnce() {
 	out := r.pub.Ready()
 	r.pub.Advance()
 	for _, m := range out.Messages {

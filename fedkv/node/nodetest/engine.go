@@ -77,7 +77,7 @@ func (e *Engine) Fingerprint() fedkv.Fingerprint {
 func (e *Engine) Hello(name string, role fedkv.Role) fedkv.Hello {
 	return fedkv.Hello{
 		Protocol: fedkv.Protocol, Name: name, Engine: "tiny", Model: e.Fingerprint(), Role: role,
-		Types: []fedkv.Type{fedkv.Q8_0, fedkv.Q4_0, fedkv.F16, fedkv.Q5_1, fedkv.Q4_1},
+		Types: []fedkv.Type{fedkv.Q8_0, fedkv.Q4_0, fedkv.F16, fedkv.Q5_1, fedkv.Q4_1, fedkv.NF3},
 	}
 }
 
