@@ -176,7 +176,7 @@ static void hadamard(std::vector<float> & rows, size_t n_embd) {
     while (n < 128 && n_embd % (2 * n) == 0) {
         n *= 2;
     }
-    const float scale = 1.0f / sqrtf((float) n);
+    const float scale = (float) (1.0 / sqrt((double) n));
     for (float * x = rows.data(), * end = x + rows.size(); x != end; x += n) {
         for (size_t h = 1; h < n; h *= 2) {
             for (size_t i = 0; i < n; i += 2 * h) {
@@ -198,17 +198,18 @@ static int32_t rotate_rows(llama_fed_state & state, const llama_fed_rope & rope,
 
 // state.rows, f32 [n][n_embd], become what the type's format holds; the mean is put at out, which is moved behind it
 static void centre(llama_fed_state & state, size_t n_embd, uint8_t *& out) {
-    std::vector<float> & mean = state.mean;
-    const size_t         n    = state.rows.size() / n_embd;
-    mean.assign(n_embd, 0.0f);
+    const size_t        n = state.rows.size() / n_embd;
+    std::vector<double> sum(n_embd, 0.0);
     for (size_t i = 0; i < n; ++i) {
         for (size_t j = 0; j < n_embd; ++j) {
-            mean[j] += state.rows[i * n_embd + j];
+            sum[j] += state.rows[i * n_embd + j];
         }
     }
-    ggml_fp16_t * wire = (ggml_fp16_t *) out;
+    std::vector<float> & mean = state.mean;
+    ggml_fp16_t *        wire = (ggml_fp16_t *) out;
+    mean.resize(n_embd);
     for (size_t j = 0; j < n_embd; ++j) {
-        wire[j] = ggml_fp32_to_fp16(mean[j] / (float) n);
+        wire[j] = ggml_fp32_to_fp16((float) (sum[j] / (double) n));
         mean[j] = ggml_fp16_to_fp32(wire[j]);
     }
     for (size_t i = 0; i < n; ++i) {
