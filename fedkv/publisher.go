@@ -501,7 +501,7 @@ func (p *Publisher) closeUp() {
 	for _, s := range contributors {
 		if !p.peers[s.Origin].linked && !p.book.Has(s.Origin, p.firstNeeded(l, s.Origin)) {
 			p.book.Extend(s.Origin, p.firstNeeded(l, s.Origin))
-			p.out(s.Origin, CodeLost, "it left before somebody else was lost, whose place cannot close without more of its rows", false)
+			p.out(s.Origin, CodeLost, "it had left when another was lost and more of its rows were needed", false)
 			return // which closed up
 		}
 	}

@@ -20,9 +20,10 @@ var rewrite = flag.Bool("rewrite", false, "write the outputs of scripts and gold
 // TestSessionScripts plays testdata/session/*.txt. A script is commands, each followed by ---- and by what the
 // machines did, up to an empty line:
 //
-//	session SCHEDULES contributors=N [tokens=4,3,…] [require-all] [min-peers=N] [context=N] [limit=I:N]
+//	session SCHEDULES contributors=N [tokens=4,3,…] [require-all] [min-peers=N] [context=N] [limit=I:N] [window=N] [rows=KIND:SHARE]
 //	                     a publisher with 3 tokens and a prefix of 2, and contributors with these tokens;
-//	                     limit: what contributor I's owner shares at most. 3 layers; setup 5s, rows 30s.
+//	                     limit: what contributor I's owner shares at most. 3 layers, the first two with this
+//	                     window; setup 5s, rows 30s. With windows or rows, blocks are shown.
 //	up I…                the link to I is there: Hello, and Welcome or Refuse
 //	deliver [N]          delivers N messages in the order of sending, or all until none is on its way
 //	compute I…           each evaluates and sends as far as the rows that it waits for allow, one layer at a time
@@ -96,6 +97,8 @@ type stage struct {
 	pub   *Publisher
 	peers []*actor
 	wire  []inFlight
+
+	blocks bool // are shown
 }
 
 // actor is a contributor and the driver's part of it.
@@ -223,6 +226,13 @@ func (s *stage) session(words []string, options map[string]string, number func(s
 		Contributors: number("contributors", 0), RequireAll: slices.Contains(words, "require-all"), MinPeers: number("min-peers", 0),
 		SetupBy: 5 * time.Second, GatherBy: 30 * time.Second,
 	}
+	s.cfg.Shape.Layers[0].Window, s.cfg.Shape.Layers[1].Window = number("window", 0), number("window", 0)
+	s.blocks = options["window"] != "" || options["rows"] != ""
+	if kind, share, ok := strings.Cut(options["rows"], ":"); ok {
+		if s.cfg.Rows, err = ParseRowPolicy(kind + "=" + share); err != nil {
+			s.t.Fatal(err)
+		}
+	}
 	tokens := strings.Split(options["tokens"], ",")
 	for origin := range s.cfg.Contributors {
 		s.cfg.Names = append(s.cfg.Names, "device"+strconv.Itoa(origin))
@@ -297,7 +307,7 @@ func (s *stage) layer(origin int) bool {
 	}
 	layer := a.layer
 	if a.work.Sends.Sync(layer) {
-		blocks, err := a.machine.Blocks(layer, 0, a.tokens, nil)
+		blocks, err := a.machine.Blocks(layer, 0, a.tokens, a.work.Rows.Select(layer, a.tokens, 0, a.tokens, nil))
 		if CodeOf(err) == CodeDuplicate { // it waited here before
 			blocks, err = nil, nil
 		}
@@ -306,12 +316,7 @@ func (s *stage) layer(origin int) bool {
 			a.work = nil
 			return false
 		}
-		for _, b := range blocks {
-			for _, to := range b.To {
-				s.offer(to, origin, b.Header)
-				s.step(origin, BlockSent{to, b.Header})
-			}
-		}
+		s.carry(origin, blocks)
 	}
 	if a.work.Waits.Sync(layer) && len(a.machine.Pending(layer)) > 0 {
 		return false
@@ -320,6 +325,19 @@ func (s *stage) layer(origin int) bool {
 	s.drain(origin)
 	s.drainPublisher()
 	return true
+}
+
+// carry brings blocks to all who are to have them.
+func (s *stage) carry(origin int, blocks []Outgoing) {
+	for _, b := range blocks {
+		if s.blocks {
+			s.logf("%d sends %v layer %d, %d of rows [%d,%d)", origin, b.To, b.Header.Layer, b.Header.Kept, b.Header.First, b.Header.First+b.Header.Rows)
+		}
+		for _, to := range b.To {
+			s.offer(to, origin, b.Header)
+			s.step(origin, BlockSent{to, b.Header})
+		}
+	}
 }
 
 // offer brings a block to its receiver, header first.
@@ -452,6 +470,16 @@ func (s *stage) drainContributor(origin int) {
 	}
 	if r.Sent {
 		s.logf("%d: all sent", origin)
+	}
+	if r.Owed {
+		blocks, err := a.machine.Owed()
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		s.logf("%d: owes rows", origin)
+		s.carry(origin, blocks)
+		s.drainContributor(origin)
+		s.drainPublisher()
 	}
 	if r.Receipt != nil {
 		s.logf("%d: receipt", origin)
