@@ -43,7 +43,7 @@ type TaskLine struct {
 	Chance           float64 `json:"chance"` // see task.Task
 	Valid            bool    `json:"valid"`  // for this model; if not, em says little about the case
 	Note             string  `json:"note"`   // why it is not valid
-	Tokens           float64 `json:"tokens"` // of a problem
+	Tokens           float64 `json:"tokens"` // of a problem, its answer included
 	Traffic
 	Seconds float64 `json:"seconds"` // of a session
 }
@@ -109,7 +109,7 @@ func (b Bench) taskReference(ctx context.Context, s TaskSetting, participants in
 		ref.questions = append(ref.questions, q)
 		logits, err := Centralised(ctx, b.Engine, q.prompt, false)
 		if err != nil {
-			return nil, fmt.Errorf("one process: %w", err)
+			return nil, fmt.Errorf("problem %d of %v in one process: %w", i, s.Task, err)
 		}
 		if err := ref.central.add(b.Engine, q, logits); err != nil {
 			return nil, fmt.Errorf("problem %d of %v in one process: %w", i, s.Task, err)
@@ -146,9 +146,11 @@ func (r *taskReference) line(c Case, t task.Task, scores taskScores) TaskLine {
 	l.AnswerNLLCentral, _ = measure.MeanSE(r.central.nll)
 	l.AnswerNLLLocal, _ = measure.MeanSE(r.local.nll)
 	l.Traffic, l.Seconds = traffic(scores.runs, scores.contributed)
+	tokens := 0
 	for _, q := range r.questions {
-		l.Tokens += float64(q.prompt.Tokens()) / float64(len(r.questions))
+		tokens += q.prompt.Tokens()
 	}
+	l.Tokens = float64(tokens) / float64(len(r.questions))
 	l.Note = notValid(t, l.EMCentral, l.EMLocal)
 	l.Valid = l.Note == ""
 	return l

@@ -283,6 +283,46 @@ func TestExactMatch(t *testing.T) {
 	}
 }
 
+// What greedy decoding writes in a session is what the same session finds exact, and nothing else is.
+func TestGradingIsGreedyDecoding(t *testing.T) {
+	const written = 10
+	for _, c := range []Case{Default(3), lockstepExact(3), LocalOnly(3, 0)} {
+		b, p := newBench(), prompt(t, 3)
+		text, _, err := b.Answer(t.Context(), c, p, written, nil)
+		if err != nil || len(text) != written {
+			t.Fatalf("%q: %v", text, err)
+		}
+		answer := make([]fedkv.Token, written)
+		for i := range answer {
+			answer[i] = fedkv.Token(text[i] - '!')
+		}
+		asked := p.Own()
+		p.Segments = slices.Clone(p.Segments)
+		grade := func(answer []fedkv.Token) bool {
+			p.Segments[2] = slices.Concat(asked, answer)
+			result, err := b.Run(t.Context(), c, p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var s taskScores
+			if err := s.add(b.Engine, taskQuestion{p, [][2]int{{len(asked), len(p.Own())}}}, result.Logits); err != nil {
+				t.Fatal(err)
+			}
+			return s.exact[0] == 1
+		}
+		for n := 1; n < written; n += 4 {
+			if want := !continuesWord([]byte(text[n:])); grade(answer[:n]) != want {
+				t.Errorf("%s: %q of %q is exact: %v", c.Name, text[:n], text, !want)
+			}
+			other := slices.Clone(answer[:n])
+			other[n/2] ^= 1
+			if grade(other) {
+				t.Errorf("%s: %v is exact where %v is written", c.Name, other, answer)
+			}
+		}
+	}
+}
+
 func TestSurprise(t *testing.T) {
 	nll, top := surprise([]float32{1000, 1000, -1000}, 1)
 	if math.Abs(nll-math.Ln2) > 1e-12 || top != 0 {
