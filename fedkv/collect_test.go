@@ -204,6 +204,126 @@ func TestCollectorExpectsWithinItsLimits(t *testing.T) {
 	}
 }
 
+// With windows, rows before the first one are nobody's; more may be asked for, and given up again.
+func TestCollectorExpectsRowsFromTheFirstOn(t *testing.T) {
+	c := NewCollector(bookSession, bookShape(3), Uniform(bookTypes, 3))
+	if err := c.Expect(0, 10, mustSchedule(t, "0-1", 3), []int{4, 10, 0}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Expect(1, 10, mustSchedule(t, "0-1", 3), []int{4, 10}); !errors.Is(err, ErrRange) {
+		t.Errorf("first rows of two layers: %v", err)
+	}
+	if !slices.Equal(c.Pending(0), []int{0}) || len(c.Pending(1)) > 0 || c.FirstPending(0) != 0 {
+		t.Errorf("pending %v, %v", c.Pending(0), c.Pending(1))
+	}
+	for _, h := range []BlockHeader{bookHeader(0, 0, 3, 2), bookHeader(0, 0, 0, 10), bookHeader(0, 1, 9, 1), bookHeader(0, 2, 0, 1)} {
+		if err := c.Offer(0, h); !errors.Is(err, ErrRange) {
+			t.Errorf("rows [%d,%d) of layer %d: %v", h.First, h.First+h.Rows, h.Layer, err)
+		}
+	}
+	if err := c.Accept(0, bookHeader(0, 0, 4, 6)); err != nil || !c.OriginComplete(0) || c.layersComplete(0) != 1 {
+		t.Errorf("complete %v, %d layers, %v", c.OriginComplete(0), c.layersComplete(0), err)
+	}
+
+	wider := []int{2, 8, 0}
+	if c.expects(0, wider) || c.Has(0, wider) || !c.Has(0, []int{5, 10, 0}) {
+		t.Error("rows are here that never came")
+	}
+	c.Extend(0, wider)
+	c.Extend(0, []int{9, 9, 9}) // is less, and changes nothing
+	if !c.expects(0, wider) || c.Complete() || c.FirstPending(0) != 0 || !slices.Equal(c.Pending(1), []int{0}) {
+		t.Errorf("nothing more is expected: pending %v, %v", c.Pending(0), c.Pending(1))
+	}
+	offered := bookHeader(0, 0, 3, 1)
+	for _, h := range []BlockHeader{bookHeader(0, 1, 8, 2), offered} {
+		if err := c.Offer(0, h); err != nil {
+			t.Error(err)
+		}
+	}
+	c.Retract(0)
+	if !c.Complete() {
+		t.Errorf("pending %v, %v", c.Pending(0), c.Pending(1))
+	}
+	if err := c.Accept(0, offered); err != nil {
+		t.Errorf("what was on its way: %v", err)
+	}
+	if err := c.Offer(0, bookHeader(0, 0, 2, 1)); !errors.Is(err, ErrLost) {
+		t.Errorf("what was owed and is no more: %v", err)
+	}
+	if err := c.Offer(0, bookHeader(0, 0, 1, 1)); !errors.Is(err, ErrRange) {
+		t.Errorf("what was never owed: %v", err)
+	}
+	c.Extend(7, wider)
+	c.Retract(7)
+	if c.Has(7, wider) {
+		t.Error("rows of nobody are here")
+	}
+}
+
+func TestPiecesLaws(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var s pieces
+		var here [20]bool
+		for range rapid.IntRange(0, 6).Draw(t, "pieces") {
+			x := piece{rapid.IntRange(0, 18).Draw(t, "first"), 0}
+			x.end = rapid.IntRange(x.first+1, 19).Draw(t, "end")
+			if s.overlap(x) {
+				continue
+			}
+			s = s.insert(x).merge()
+			for row := x.first; row < x.end; row++ {
+				here[row] = true
+			}
+		}
+		first := rapid.IntRange(0, 19).Draw(t, "from")
+		end := rapid.IntRange(0, 19).Draw(t, "to")
+		gaps := s.gaps(first, end)
+		covered := true
+		for row := first; row < end; row++ {
+			covered = covered && here[row]
+			if gaps.overlap(piece{row, row + 1}) == here[row] {
+				t.Fatalf("%v leave %v of [%d,%d)", s, gaps, first, end)
+			}
+		}
+		for _, g := range gaps {
+			if g.first < first || g.end > end || g.first >= g.end {
+				t.Fatalf("%v leave %v of [%d,%d)", s, gaps, first, end)
+			}
+		}
+		if s.cover(first, end) != covered {
+			t.Fatalf("%v cover [%d,%d): %v", s, first, end, covered)
+		}
+	})
+}
+
+func TestCollectorBoundsBlocksWithMeans(t *testing.T) {
+	types := WireTypes{Q8_0 | Centred, F16}
+	c := NewCollector(bookSession, bookShape(1), Uniform(types, 1))
+	if err := c.Expect(0, 1000, mustSchedule(t, "all", 1), nil); err != nil {
+		t.Fatal(err)
+	}
+	taken := 0
+	for row := range 1000 {
+		h, err := BlockHeader{Session: bookSession, First: row, Rows: 1, Kept: 1, Types: types}.Sized(LayerShape{K: 32, V: 3})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if row%2 == 0 {
+			err = c.Offer(0, h)
+		} else {
+			err = c.Accept(0, h)
+		}
+		if err == nil {
+			taken++
+		} else if !errors.Is(err, ErrRange) {
+			t.Fatal(err)
+		}
+	}
+	if taken != 64+1000/16 {
+		t.Errorf("%d blocks were taken", taken)
+	}
+}
+
 func TestCollectorBoundsTheBookOfPieces(t *testing.T) {
 	c := NewCollector(bookSession, bookShape(1), Uniform(bookTypes, 1))
 	if err := c.Expect(0, MaxTokens, mustSchedule(t, "all", 1), nil); err != nil {

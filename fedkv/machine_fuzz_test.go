@@ -1,6 +1,7 @@
 package fedkv
 
 import (
+	"slices"
 	"testing"
 	"time"
 )
@@ -9,6 +10,7 @@ import (
 // that the wire would not take, and never end in two ways.
 func FuzzSession(f *testing.F) {
 	f.Add([]byte{0, 0, 1, 0, 3, 5, 4, 0, 5, 0, 1, 6, 0, 1})
+	f.Add([]byte{0, 3, 4, 2, 0, 0, 2, 0, 0, 3, 0, 9, 6, 2, 0, 5, 0, 0, 2, 0, 0, 5, 0, 2, 0, 0, 0, 0})
 	f.Add([]byte{1, 1, 0, 0, 0, 2, 4, 3, 200, 2, 5, 0, 0, 9, 9, 9, 7, 0})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		next := func() int {
@@ -29,17 +31,25 @@ func FuzzSession(f *testing.F) {
 		}
 		spec := []string{"gather", "lockstep", "H=2", "contributors=0;publisher=1-", "none"}[next()%5]
 		cfg := publisherConfig(t, spec, next()%4)
+		if window := next() % 8; window > 0 {
+			cfg.Shape.Layers[0].Window, cfg.Shape.Layers[1].Window = window, window
+			if cfg.Schedules.Regime() == Gather {
+				cfg.Positions = Canonical
+			}
+		}
 		p, err := NewPublisher(cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
-		c, err := NewContributor(contributorConfig())
+		cc := contributorConfig()
+		cc.Shape = cfg.Shape
+		c, err := NewContributor(cc)
 		if err != nil {
 			t.Fatal(err)
 		}
 		hello := func() Hello { return machineHello("peer", Role(next()%3)) }
 		plan := lockstepPlan(t)
-		plan.Schedules = cfg.Schedules
+		plan.Schedules, plan.Positions = cfg.Schedules, cfg.Positions
 		message := func() Message {
 			switch next() % 11 {
 			case 0:
@@ -57,8 +67,17 @@ func FuzzSession(f *testing.F) {
 			case 5:
 				m := lockstepCommit()
 				m.Session = session()
-				if next()%4 == 3 {
+				switch next() % 4 {
+				case 2: // without the first or the last contributor
+					out := 2 * (next() % 2)
+					m.Roster = slices.Delete(m.Roster, out, out+1)
+				case 3:
 					m.Roster[next()%4].Tokens = small()
+				}
+				offset := m.Prefix
+				for i := range m.Roster {
+					m.Roster[i].Offset = offset
+					offset += m.Roster[i].Tokens
 				}
 				return m
 			case 6:
@@ -104,7 +123,13 @@ func FuzzSession(f *testing.F) {
 			}
 			_, _ = p.Step(e), c.Step(e)
 			if next()%4 == 0 {
-				_, _ = c.Blocks(small(), small(), small(), nil)
+				rows := small()
+				var keep []bool
+				for range max(rows, 0) * (next() % 2) {
+					keep = append(keep, next()%2 == 0)
+				}
+				_, _ = c.Blocks(small(), small(), rows, keep)
+				_, _ = c.Owed()
 			}
 			_, _, _, _ = p.Pending(small()), c.Pending(small()), p.Shift(small()), p.Missing()
 			for _, deadline := range []func() (time.Duration, bool){p.Deadline, c.Deadline} {
