@@ -26,8 +26,9 @@ import (
 // Sessions are held to a numpy forward pass with explicit masks, which shares no code with fedattn or llama.cpp. What it
 // computed lies in fedkv/testdata/crosscheck; its README says how.
 
-// Mean KL(numpy ‖ fedattn) in nats that a session may have. With float32 weights only float order and f16 rows differ;
-// with quantised weights llama.cpp also rounds activations to eight bits, and numpy does not.
+// Mean KL(numpy ‖ fedattn) in nats that a session may have. With float32 weights little but rounding to f16 differs, of
+// rows and of attention's sums; with quantised weights llama.cpp also rounds activations to eight bits, and numpy does
+// not.
 const (
 	crosscheckTinyLimit  = 1e-5
 	crosscheckModelLimit = 0.006
