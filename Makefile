@@ -117,6 +117,10 @@ format: .ci/tools/installed ## gofmt and clang-format, in place
 	@gofmt -s -w $(GO_FILES)
 	@.ci/tools/clang_format/data/bin/clang-format -i $(CXX_FILES)
 
+.PHONY: figures
+figures: ## docs/figures from the measurements in docs/figures/data; the same data give the same bytes
+	@go run ./cmd/figures
+
 ##@ Parts
 .PHONY: lib
 lib: deps ## llama.cpp with the federated cache, a static library

@@ -1,0 +1,210 @@
+package main
+
+import (
+	"bytes"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"pgregory.net/rapid"
+)
+
+// What is in the repository is what its data give.
+func TestCommittedFigures(t *testing.T) {
+	folder := filepath.Join("..", "..", "docs", "figures")
+	files, err := drawAll(os.DirFS(filepath.Join(folder, "data")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]bool{}
+	for _, f := range files {
+		want[f.name] = true
+		committed, err := os.ReadFile(filepath.Join(folder, f.name))
+		if err != nil || !bytes.Equal(committed, f.content) {
+			t.Errorf("%s is not what its data give: run make figures (%v)", f.name, err)
+		}
+	}
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if !e.IsDir() && !want[e.Name()] {
+			t.Errorf("%s has no data", e.Name())
+		}
+	}
+}
+
+const evalLines = `{"name":"centralised","participants":1,"contributors":"none","publisher":"none","kld_mean":0,"barriers":0}
+{"name":"local-only","participants":4,"contributors":"none","publisher":"none","kld_mean":0.9,"barriers":0}
+{"name":"","participants":4,"contributors":"none","publisher":"all","kld_mean":0.03,"kv_bytes_received_per_token":8832,"barriers":1}
+{"name":"lockstep","participants":4,"contributors":"all","publisher":"all","kld_mean":0.005,"kv_bytes_received_per_token":8832,"barriers":30}
+{"name":"","participants":4,"contributors":"1,3,5","publisher":"1,3,5","kld_mean":0.3,"kv_bytes_received_per_token":4416,"barriers":15}
+{"name":"","participants":8,"contributors":"none","publisher":"2-","kld_mean":0.08,"kv_bytes_received_per_token":8000,"barriers":1}
+{"name":"","participants":8,"contributors":"all","publisher":"all","kld_mean":0,"kv_bytes_received_per_token":23000,"barriers":30}
+`
+
+const profileJSON = `{"publisher_leave_one_out":[0.01,0.02],"publisher_single":[0.9,0.8],"contributors_leave_one_out":[0.01,0.03],"contributors_single":[0.5,0.4]}`
+
+func testData() fstest.MapFS {
+	return fstest.MapFS{
+		"quality.jsonl":     {Data: []byte(evalLines)},
+		"intervals.jsonl":   {Data: []byte(evalLines)},
+		"profile-tiny.json": {Data: []byte(profileJSON)},
+	}
+}
+
+func TestFiguresAreDeterministicXML(t *testing.T) {
+	a, err := drawAll(testData())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := drawAll(testData())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for i := range a {
+		names = append(names, a[i].name)
+		if a[i].name != b[i].name || !bytes.Equal(a[i].content, b[i].content) {
+			t.Errorf("%s differs from one time to the next", a[i].name)
+		}
+		if !strings.HasSuffix(a[i].name, ".svg") {
+			continue
+		}
+		d := xml.NewDecoder(bytes.NewReader(a[i].content))
+		for {
+			if _, err := d.Token(); errors.Is(err, io.EOF) {
+				break
+			} else if err != nil {
+				t.Fatalf("%s: %v", a[i].name, err)
+			}
+		}
+	}
+	want := []string{
+		"quality-bytes.svg", "quality-bytes.csv", "quality-barriers.svg", "quality-barriers.csv", "kl-interval.svg", "kl-interval.csv",
+		"kl-participants.svg", "kl-participants.csv", "importance-leave-one-out-tiny.svg", "importance-leave-one-out-tiny.csv",
+		"importance-single-tiny.svg", "importance-single-tiny.csv",
+	}
+	if !slices.Equal(names, want) {
+		t.Errorf("%v", names)
+	}
+}
+
+// The points of a figure are in its CSV, those that a logarithmic axis cannot show too.
+func TestCSV(t *testing.T) {
+	figures, err := qualityFigures("", []byte(evalLines))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `series,KiB that the publisher receives for each of the contributors' tokens,mean KL divergence,label
+"gather, N=4",8.625,0.03,
+"lockstep, N=4",8.625,0.005,lockstep
+"lockstep, N=4",4.3125,0.3,
+"Pareto front, N=4",4.3125,0.3,
+"Pareto front, N=4",8.625,0.005,
+"gather, N=8",7.8125,0.08,
+"lockstep, N=8",22.4609,0,
+"Pareto front, N=8",7.8125,0.08,
+"Pareto front, N=8",22.4609,0,
+q4_K_M weights of Llama-3-8B,,0.031,
+q3_K_M weights of Llama-3-8B,,0.1,
+local only,,0.9,
+`
+	if got := string(figures[0].csv()); got != want {
+		t.Errorf("got\n%s", got)
+	}
+}
+
+// Nothing beats a point of the front, everything else is beaten or equalled, and the front is a part of the points.
+func TestFront(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		coordinate := rapid.Map(rapid.IntRange(0, 6), func(i int) float64 { return float64(i) })
+		points := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) point {
+			return point{x: coordinate.Draw(t, "x"), y: coordinate.Draw(t, "y")}
+		}), 1, 20).Draw(t, "points")
+		best := front(points)
+		for _, p := range points {
+			reached := false
+			for _, b := range best {
+				if p.x <= b.x && p.y <= b.y && (p.x < b.x || p.y < b.y) {
+					t.Fatalf("%v beats %v", p, b)
+				}
+				reached = reached || b.x <= p.x && b.y <= p.y
+			}
+			if !reached {
+				t.Fatalf("%v is left out of %v", p, best)
+			}
+		}
+		for i, b := range best {
+			if !slices.Contains(points, b) || i > 0 && b.x <= best[i-1].x {
+				t.Fatalf("%v is not a front of %v", best, points)
+			}
+		}
+	})
+}
+
+func TestInterval(t *testing.T) {
+	for _, c := range []struct {
+		contributors, publisher string
+		h                       int
+	}{
+		{"all", "all", 1}, {"1,3,5,7", "1,3,5,7", 2}, {"3,7,11", "3,7,11", 4}, {"7", "7", 8},
+		{"none", "all", 0}, {"none", "none", 0}, {"0,2,4", "0,2,4", 0}, {"1,3,6", "1,3,6", 0}, {"1,3", "all", 0}, {"2-", "2-", 0},
+	} {
+		h, ok := interval(evalLine{Contributors: c.contributors, Publisher: c.publisher})
+		if h != c.h && ok || ok != (c.h > 0) {
+			t.Errorf("%+v: %d, %v", c, h, ok)
+		}
+	}
+}
+
+func TestDataThatCannotBeDrawn(t *testing.T) {
+	for name, content := range map[string]string{
+		"quality.jsonl": "{", "intervals.jsonl": "\n", "errors.jsonl": "[]", "profile-x.json": "{}", "profile-y.json": "",
+	} {
+		_, err := drawAll(fstest.MapFS{name: {Data: []byte(content)}})
+		if err == nil || !strings.HasPrefix(err.Error(), name+": ") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := drawAll(fstest.MapFS{}); err == nil || !strings.Contains(err.Error(), "no measurements") {
+		t.Errorf("nothing: %v", err)
+	}
+	zero := strings.ReplaceAll(evalLines, `"kld_mean":0.`, `"kld_mean":-0.`)
+	if _, err := drawAll(fstest.MapFS{"quality.jsonl": {Data: []byte(zero)}}); err == nil || !strings.Contains(err.Error(), "no point") {
+		t.Errorf("no positive values on a logarithmic axis: %v", err)
+	}
+}
+
+// Contributors end before the publisher: their lines are shorter, and rings are local layers.
+func TestErrorFigures(t *testing.T) {
+	const line = `{"name":%q,"participants":%d,"layers":[{"layer":0,"kind":"sync","deviation_publisher":0,"kind_contributors":"local","deviation_contributors":0.2},
+		{"layer":1,"kind":"local","deviation_publisher":0.1,"kind_contributors":"sync","deviation_contributors":null}]}`
+	one := strings.ReplaceAll(line, "\n", " ")
+	figures, err := errorFigures("", fmt.Appendf(nil, one+"\n"+one+"\n"+one+"\n", "gather", 2, "gather", 4, "H=2", 4))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var shown []string
+	for _, f := range figures {
+		for _, s := range f.series {
+			shown = append(shown, fmt.Sprintf("%s/%s %v", f.name, s.name, s.points))
+		}
+	}
+	want := []string{
+		"error-publisher/gather [{0 0  false} {1 0.1  true}]", "error-publisher/H=2 [{0 0  false} {1 0.1  true}]",
+		"error-contributors/gather [{0 0.2  true}]", "error-contributors/H=2 [{0 0.2  true}]",
+		"error-participants/gather, N=2 [{0 0  false} {1 0.1  true}]", "error-participants/gather, N=4 [{0 0  false} {1 0.1  true}]",
+	}
+	if !slices.Equal(shown, want) {
+		t.Errorf("%q", shown)
+	}
+}

@@ -1,0 +1,93 @@
+// Command figures draws docs/figures from the measurements in docs/figures/data, and beside each figure the points in
+// it as CSV. The same data give the same bytes.
+//
+//	figures [FOLDER]    docs/figures by default
+//
+// What it reads is what fedattn writes: quality.jsonl and intervals.jsonl by `eval --format jsonl`, errors.jsonl by
+// `analyze --format jsonl`, profile-NAME.json by `calibrate`. Data that are not there have no figures. docs/benchmarks.md
+// has the commands. Start reading at sources.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+)
+
+func main() {
+	folder := filepath.Join("docs", "figures")
+	if len(os.Args) > 1 {
+		folder = os.Args[1]
+	}
+	if err := run(folder); err != nil {
+		fmt.Fprintf(os.Stderr, "figures: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+// run writes every figure whose data are in folder/data.
+func run(folder string) error {
+	files, err := drawAll(os.DirFS(filepath.Join(folder, "data")))
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		if err := os.WriteFile(filepath.Join(folder, f.name), f.content, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sources say which figures are drawn from which files.
+var sources = []struct {
+	pattern string
+	figures func(name string, content []byte) ([]figure, error)
+}{
+	{"quality.jsonl", qualityFigures},
+	{"intervals.jsonl", intervalFigures},
+	{"errors.jsonl", errorFigures},
+	{"profile-*.json", importanceFigures},
+}
+
+// file is something that was drawn.
+type file struct {
+	name    string
+	content []byte
+}
+
+// drawAll makes all figures that there are data for.
+func drawAll(data fs.FS) ([]file, error) {
+	var out []file
+	for _, s := range sources {
+		names, err := fs.Glob(data, s.pattern)
+		if err != nil {
+			return nil, err
+		}
+		slices.Sort(names)
+		for _, name := range names {
+			content, err := fs.ReadFile(data, name)
+			if err != nil {
+				return nil, err
+			}
+			figures, err := s.figures(name, content)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", name, err)
+			}
+			for _, f := range figures {
+				svg, err := f.svg()
+				if err != nil {
+					return nil, fmt.Errorf("%s: %s: %w", name, f.name, err)
+				}
+				out = append(out, file{f.name + ".svg", svg}, file{f.name + ".csv", f.csv()})
+			}
+		}
+	}
+	if len(out) == 0 {
+		return nil, errors.New("there are no measurements to draw; docs/benchmarks.md says how to make them")
+	}
+	return out, nil
+}
