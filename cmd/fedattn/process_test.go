@@ -247,6 +247,19 @@ func TestEvalRepeats(t *testing.T) {
 		t.Errorf("two runs differ:\n%s\n%s", first, second)
 	}
 
+	w.write("problems", []byte(`{"question": "How many legs have two dogs?", "answer": "2*4 = <<2*4=8>>8\n#### 8"}`))
+	w.write("shots", []byte("Question: Two and two?\nLet's think step by step\n4. The answer is 4\n\nQuestion: One and two?\n3"))
+	for _, source := range [][]string{
+		{"--gsm8k", "problems", "--shots", "shots", "--predict", "6", "--rows", "random=0.5"},
+		{"--task", "needle", "--problems", "2", "--rows", "layer-random=0.5"},
+	} {
+		args := append([]string{"eval", "--model", "tiny.gguf", "--threads", "1", "--participants", "3", "--format", "csv"}, source...)
+		first, second := w.output(args...), w.output(args...)
+		if seconds := regexp.MustCompile(`(?m),[^,]*$`); !bytes.Equal(seconds.ReplaceAll(first, nil), seconds.ReplaceAll(second, nil)) {
+			t.Errorf("two runs differ:\n%s\n%s", first, second)
+		}
+	}
+
 	if !testing.Short() {
 		args := []string{"eval", "--model", modelPath(t), "--threads", "1", "--text", "text", "--tokens", "96", "--prefix-tokens", "8",
 			"--publisher-tokens", "16", "--windows", "2", "-n", "2", "--format", "jsonl"}
