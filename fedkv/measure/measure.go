@@ -54,23 +54,6 @@ func Each(base, run []float32, vocabulary int, tokens []int32) (Series, error) {
 	return s, nil
 }
 
-// NLL is the negative log-likelihood, in nats, that each row of logits [len(tokens)][vocabulary] gives to its token.
-func NLL(logits []float32, vocabulary int, tokens []int32) ([]float64, error) {
-	n := len(tokens)
-	if n == 0 || vocabulary < 1 || len(logits) != n*vocabulary {
-		return nil, fmt.Errorf("measure: %d logits for %d tokens and a vocabulary of %d", len(logits), n, vocabulary)
-	}
-	nll, p := make([]float64, n), make([]float64, vocabulary)
-	for i, token := range tokens {
-		if token < 0 || int(token) >= vocabulary {
-			return nil, fmt.Errorf("measure: token %d is not in a vocabulary of %d", token, vocabulary)
-		}
-		logSoftmax(p, logits[i*vocabulary:(i+1)*vocabulary])
-		nll[i] = -p[token]
-	}
-	return nll, nil
-}
-
 // Result compares a run with a base run over the same windows of tokens. KL divergences are in nats per token. Means
 // are means of the windows' means; quantiles and largest values are of all windows' tokens together. Standard errors
 // (SE) are those of the mean over windows, or over the tokens if there is one window.

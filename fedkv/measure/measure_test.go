@@ -147,18 +147,6 @@ func TestPoolIsOverWindows(t *testing.T) {
 	}
 }
 
-func TestNLL(t *testing.T) {
-	got, err := NLL([]float32{0, float32(math.Log(3)), 5, 5}, 2, []int32{1, 0})
-	if err != nil || math.Abs(got[0]-math.Log(4.0/3)) > 1e-7 || math.Abs(got[1]-math.Ln2) > 1e-12 {
-		t.Errorf("%v, %v", got, err)
-	}
-	for _, tokens := range [][]int32{nil, {0}, {0, 2}, {0, -1}} {
-		if _, err := NLL(make([]float32, 4), 2, tokens); err == nil {
-			t.Errorf("%v: no error", tokens)
-		}
-	}
-}
-
 // The labels are llama-perplexity's, and the figures those of Pool.
 func TestStatistics(t *testing.T) {
 	all := windows(t, 150)
