@@ -177,7 +177,7 @@ static void hadamard(std::vector<float> & rows, size_t n_embd) {
         n *= 2;
     }
     const float scale = (float) (1.0 / sqrt((double) n));
-    for (float * x = rows.data(), * end = x + rows.size(); x != end; x += n) {
+    for (float *x = rows.data(), *end = x + rows.size(); x != end; x += n) {
         for (size_t h = 1; h < n; h *= 2) {
             for (size_t i = 0; i < n; i += 2 * h) {
                 for (size_t j = i; j < i + h; ++j) {

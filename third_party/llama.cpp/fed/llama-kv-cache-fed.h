@@ -55,8 +55,8 @@ struct llama_fed_layer {
 // cache, so it is edited in between where layers differ in what is absent.
 struct llama_fed_mask_state {
     ggml_tensor *         tensor = nullptr; // [n_cells, n_tokens] f16
-    std::vector<uint8_t>  full;             // as llama.cpp filled it, less what was masked since; empty until it is needed
-    std::vector<uint32_t> hidden;           // cells that the tensor hides now and full does not
+    std::vector<uint8_t>  full;   // as llama.cpp filled it, less what was masked since; empty until it is needed
+    std::vector<uint32_t> hidden; // cells that the tensor hides now and full does not
 };
 
 // Who watches what leaves the layers.
