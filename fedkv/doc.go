@@ -13,7 +13,8 @@
 //	collect.go   Collector: the receiver's book of rows
 //	session.go   what the two machines Publisher (publisher.go) and Contributor (contributor.go) are driven by
 //
-// What travels is in wire.go (its bytes, drawn), message.go, block.go and quant.go; what may go wrong is in
+// What is sent of it is in rows.go (which rows of a segment), wiretype.go and wirelayers.go (in which types);
+// what travels is in wire.go (its bytes, drawn), message.go, block.go and quant.go; what may go wrong is in
 // limits.go and errors.go; what must agree between two devices is in fingerprint.go.
 //
 // Package fedkvtest has Tiny, a Transformer to read, and runs whole sessions on it; paper_test.go holds this
@@ -30,7 +31,8 @@
 //   - What leaves a contributor is bounded by its plan, and what a publisher accepts by the same plan: Blocks
 //     and Collector are two sides of one rule.
 //   - Whoever is missing is named, with the reason and how far they came. In gather with canonical positions
-//     the answer is bit for bit the one without them.
+//     the answer is bit for bit the one without them, unless they go missing so late that windows cannot be
+//     filled any more, or rows of windowed layers are centred (docs/rfc/0003).
 //
 // # Words
 //

@@ -136,14 +136,3 @@ func (w Wire) String() string {
 	}
 	return b.String()
 }
-
-// WireTypes is the one pair of types that the given layers share, or false if they differ.
-func (w Wire) WireTypes(layers Schedule) (types WireTypes, same bool) {
-	for i, l := range layers.Layers() {
-		if i > 0 && w.At(l) != types {
-			return WireTypes{}, false
-		}
-		types = w.At(l)
-	}
-	return types, true
-}

@@ -7,7 +7,7 @@
 //  1. segment: the contributor tokenises its text (documents.go), the publisher its question; the publisher commits
 //     the layout
 //  2. prefill: each evaluates prefix and segment (evaluate.go); a Hook runs at the layers that matter
-//  3. rows: inside the hook the contributor takes a layer's rows out of its cache, quantised
+//  3. rows: inside the hook the contributor takes the rows of a layer that are selected out of its cache, quantised
 //  4. block: the machine hands out a header that the plan allows; header and rows wait in a queue (sender.go)
 //  5. wire: a Link carries it while later layers compute; the receiver checks it and holds it (staging.go)
 //  6. remote cells: inside the hook the receiver places the layer's rows, rotated in gather (remote.go)
@@ -31,5 +31,6 @@
 // # Memory
 //
 // What a peer can make this side hold is bounded: messages by outbox's limit, rows that come by the plan (each row
-// once, and MaxStaging), rows that go by the own segment.
+// once, and MaxStaging), rows that go by the own segment. A contributor frees its cache when its rows are out of it, but
+// keeps it until the session's end where more of them may be asked for (fedkv.Work.Owes).
 package node

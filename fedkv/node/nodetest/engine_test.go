@@ -2,6 +2,7 @@ package nodetest
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"slices"
 	"testing"
@@ -152,6 +153,114 @@ func TestCachesExchangeRows(t *testing.T) {
 		if !equal(logits(t, to, len(b)), o.Logits()) {
 			t.Errorf("%v differs", types)
 		}
+	}
+}
+
+// A remote cell is seen from the layer on at which its row was written, at that layer only.
+func TestCellsWithoutRowsAreHidden(t *testing.T) {
+	e := NewEngine()
+	all := schedules(t, "lockstep").Publisher
+	run := func(write map[int][]int32) [][]float32 {
+		c := open(t, e, fedkv.CacheSpec{Sync: all, LocalCells: 6, SyncCells: 10, MicroBatch: 4, Outputs: 2})
+		must(t, c.Eval(text[:2], 0, 0, nil))
+		must(t, c.Reserve(2, 4))
+		must(t, c.SetNext(6))
+		must(t, c.Eval(text[6:8], 6, 2, &node.Hook{Layers: all, OnLayer: func(layer, _, _ int) (bool, error) {
+			for _, pos := range write[layer] {
+				row, err := c.AppendRows(nil, layer, fedkv.Span(int(pos)%2, 1), f16)
+				must(t, err)
+				if err := c.WriteRows(layer, []int32{pos}, 0, f16, row); err != nil {
+					return false, err
+				}
+			}
+			return false, nil
+		}}))
+		return logits(t, c, 2)
+	}
+	alone := func() [][]float32 {
+		c := open(t, e, fedkv.CacheSpec{Sync: all, LocalCells: 6, SyncCells: 10, MicroBatch: 4, Outputs: 2})
+		must(t, c.Eval(text[:2], 0, 0, nil))
+		must(t, c.SetNext(6))
+		must(t, c.Eval(text[6:8], 6, 2, nil))
+		return logits(t, c, 2)
+	}
+	if !equal(run(nil), alone()) {
+		t.Error("cells without rows are seen")
+	}
+	seen := map[string]bool{fmt.Sprint(run(nil)): true}
+	for _, write := range []map[int][]int32{{0: {2}}, {3: {2}}, {3: {2, 5}}, {0: {2}, 3: {5}}} {
+		if out := fmt.Sprint(run(write)); seen[out] {
+			t.Errorf("rows %v make no difference", write)
+		} else {
+			seen[out] = true
+		}
+	}
+}
+
+func TestEngineHasTheWindowsOfItsModel(t *testing.T) {
+	e := NewSlidingEngine()
+	want := e.Model.Centralised(text)
+	got := plain(t, e, 3, text)
+	for i, row := range got {
+		for j, v := range row {
+			if d := math.Abs(float64(v) - want[i][j]); d > 0.02 {
+				t.Fatalf("token %d, logit %d: %g, float64 gives %g", i, j, v, want[i][j])
+			}
+		}
+	}
+	if equal(got[:4], plain(t, NewEngine(), 3, text)[:4]) == false || equal(got[8:], plain(t, NewEngine(), 3, text)[8:]) {
+		t.Error("the window of 4 tokens does not begin to matter at the fifth")
+	}
+	if e.Fingerprint().Shape == NewEngine().Fingerprint().Shape {
+		t.Error("models with other windows have the same shape")
+	}
+}
+
+// Centred K rows lie at position 0 on their way, wherever they come from and go to.
+func TestCentredRowsHaveNoPosition(t *testing.T) {
+	e := NewEngine()
+	all := schedules(t, "lockstep").Publisher
+	centred := fedkv.WireTypes{K: fedkv.F16 | fedkv.Centred, V: fedkv.F16}
+	rows := func(at int, types fedkv.WireTypes) []byte {
+		c := open(t, e, fedkv.CacheSpec{Sync: all, LocalCells: 4, SyncCells: 4, MicroBatch: 4, Outputs: 1})
+		if at > 0 {
+			must(t, c.SetNext(at))
+		}
+		must(t, c.Eval(text[:3], at, 0, nil))
+		out, err := c.AppendRows(nil, 0, fedkv.Span(at, 3), types)
+		must(t, err)
+		return out
+	}
+	near, far := make([]float32, 3*64), make([]float32, 3*64)
+	must(t, centred.K.DecodeRows(near, 64, rows(0, centred)[:2*64+3*2*64]))
+	must(t, centred.K.DecodeRows(far, 64, rows(500, centred)[:2*64+3*2*64]))
+	for i := range near {
+		if d := math.Abs(float64(near[i] - far[i])); d > 0.02 {
+			t.Fatalf("element %d is %g at position 0 and %g at 500", i, near[i], far[i])
+		}
+	}
+
+	to := open(t, e, fedkv.CacheSpec{Sync: all, LocalCells: 4, SyncCells: 8, MicroBatch: 4, Outputs: 1})
+	must(t, to.Eval(text[:1], 0, 0, nil))
+	must(t, to.Reserve(20, 3))
+	must(t, to.WriteRows(0, fedkv.Span(20, 3), 9, centred, rows(500, centred))) // the shift is of no account
+	back, err := to.AppendRows(nil, 0, fedkv.Span(20, 3), f16)
+	must(t, err)
+	direct := make([]float32, 3*64)
+	must(t, fedkv.F16.DecodeRows(direct, 64, rows(20, f16)[:3*2*64]))
+	must(t, fedkv.F16.DecodeRows(near, 64, back[:3*2*64]))
+	for i := range near {
+		if d := math.Abs(float64(near[i] - direct[i])); d > 0.02 {
+			t.Fatalf("element %d is placed as %g, evaluated there it is %g", i, near[i], direct[i])
+		}
+	}
+
+	e.Rigid = true
+	if _, err := to.AppendRows(nil, 0, fedkv.Span(20, 3), centred); err == nil {
+		t.Error("a model that cannot rotate rows centres them")
+	}
+	if err := to.WriteRows(0, fedkv.Span(20, 3), 0, centred, rows(0, f16)); err == nil {
+		t.Error("a model that cannot rotate rows takes centred ones")
 	}
 }
 
