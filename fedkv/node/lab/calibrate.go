@@ -1,0 +1,359 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+
+	"fedattn/fedkv"
+	"fedattn/fedkv/measure"
+	"fedattn/fedkv/profile"
+)
+
+// Calibration is how a model is calibrated.
+type Calibration struct {
+	Windows []Window
+	Start   fedkv.WireTypes // types with which nothing is saved yet
+	Small   fedkv.WireTypes // types of a row that is to be small
+	Rungs   []float64       // shares of the start's bytes at which the ladders are measured, falling
+
+	// Contributors measures their layers too: two sessions in lockstep for each layer, where the others take the price
+	// of a publisher's segment each.
+	Contributors bool
+	// Note is told what is being measured; it may be nil.
+	Note func(what string)
+}
+
+// calibrator measures settings on the windows.
+type calibrator struct {
+	Calibration
+	engine Engine
+	layers int
+	gather []*Sweep
+}
+
+// Calibrate measures what each layer is worth and what each saving costs, and makes a profile of it.
+func Calibrate(ctx context.Context, e Engine, c Calibration) (_ *profile.Profile, err error) {
+	if len(c.Windows) == 0 {
+		return nil, errors.New("calibration needs a window of text")
+	}
+	if c.Note == nil {
+		c.Note = func(string) {}
+	}
+	k := &calibrator{Calibration: c, engine: e, layers: len(e.Shape().Layers)}
+	p := &profile.Profile{Version: profile.Version, Model: profile.ModelOf(e.Fingerprint())}
+	start := fedkv.Uniform(c.Start, k.layers)
+	none, all, err := bothEnds(k.layers)
+	if err != nil {
+		return nil, err
+	}
+	c.Note("contributors alone")
+	defer func() {
+		for _, s := range k.gather {
+			err = errors.Join(err, s.Close())
+		}
+	}()
+	for _, w := range c.Windows {
+		s, err := NewSweep(ctx, e, w.Prompt, none, start)
+		if err != nil {
+			return nil, err
+		}
+		k.gather = append(k.gather, s)
+	}
+	if err := k.publisherLayers(ctx, p, none, all, start); err != nil {
+		return nil, err
+	}
+	costs, err := k.savings(ctx, p, all, start)
+	if err != nil {
+		return nil, err
+	}
+	p.Gather = k.climb(costs, true)
+	if err := k.measureGather(ctx, p); err != nil {
+		return nil, err
+	}
+	p.Lockstep = k.climb(costs, false)
+	if err := k.measureLockstep(ctx, p, all); err != nil {
+		return nil, err
+	}
+	p.ContributorsAll = p.Lockstep.KLD
+	if c.Contributors {
+		if err := k.contributorsLayers(ctx, p, all, start); err != nil {
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+func bothEnds(layers int) (none, all fedkv.Schedule, err error) {
+	if none, err = fedkv.ParseSchedule("none", layers); err == nil {
+		all, err = fedkv.ParseSchedule("all", layers)
+	}
+	return none, all, err
+}
+
+// without and only are the schedules of all layers but one, and of one.
+func without(layers, layer int) (fedkv.Schedule, error) {
+	var keep []int
+	for l := range layers {
+		if l != layer {
+			keep = append(keep, l)
+		}
+	}
+	return fedkv.NewSchedule(layers, keep...)
+}
+
+// try is the mean KL divergence over the windows of a publisher on given sweeps, and the bytes it receives for each of
+// the contributors' tokens.
+func (k *calibrator) try(ctx context.Context, sweeps []*Sweep, sync fedkv.Schedule, wire fedkv.Wire) (kld, bytes float64, err error) {
+	tokens, received := 0, int64(0)
+	for i, s := range sweeps {
+		w := k.Windows[i]
+		run, n, err := s.Publish(ctx, sync, wire)
+		if err != nil {
+			return 0, 0, err
+		}
+		r, err := measure.Compare(w.Base, run, k.engine.Vocabulary(), w.Prompt.Own())
+		if err != nil {
+			return 0, 0, err
+		}
+		kld += r.KLMean / float64(len(sweeps))
+		received += n
+		tokens += w.Prompt.Contributed()
+	}
+	return kld, float64(received) / float64(max(tokens, 1)), nil
+}
+
+func (k *calibrator) publisherLayers(ctx context.Context, p *profile.Profile, none, all fedkv.Schedule, wire fedkv.Wire) (err error) {
+	if p.PublisherAll, _, err = k.try(ctx, k.gather, all, wire); err != nil {
+		return err
+	}
+	if p.PublisherNone, _, err = k.try(ctx, k.gather, none, wire); err != nil {
+		return err
+	}
+	for l := range k.layers {
+		k.Note(fmt.Sprintf("publisher without and with layer %d of %d only", l, k.layers))
+		but, err := without(k.layers, l)
+		if err != nil {
+			return err
+		}
+		only, err := fedkv.NewSchedule(k.layers, l)
+		if err != nil {
+			return err
+		}
+		kld, _, err := k.try(ctx, k.gather, but, wire)
+		if err != nil {
+			return err
+		}
+		p.PublisherLeaveOneOut = append(p.PublisherLeaveOneOut, kld)
+		if kld, _, err = k.try(ctx, k.gather, only, wire); err != nil {
+			return err
+		}
+		p.PublisherSingle = append(p.PublisherSingle, kld)
+	}
+	return nil
+}
+
+// saving is one thing that can be saved at one layer.
+type saving struct {
+	layer int
+	what  savingKind
+	kld   float64 // what it costs, on its own
+	bytes float64 // what it saves, for each of the contributors' tokens
+}
+
+type savingKind int
+
+const (
+	smallK savingKind = iota
+	smallV
+	leaveOut
+)
+
+// savings measures each on its own.
+func (k *calibrator) savings(ctx context.Context, p *profile.Profile, all fedkv.Schedule, start fedkv.Wire) ([]saving, error) {
+	var list []saving
+	_, bytes, err := k.try(ctx, k.gather, all, start)
+	if err != nil {
+		return nil, err
+	}
+	for l := range k.layers {
+		k.Note(fmt.Sprintf("small rows at layer %d of %d", l, k.layers))
+		for what, types := range []fedkv.WireTypes{{K: k.Small.K, V: k.Start.V}, {K: k.Start.K, V: k.Small.V}} {
+			kld, left, err := k.try(ctx, k.gather, all, start.With(l, types))
+			if err != nil {
+				return nil, err
+			}
+			list = append(list, saving{l, savingKind(what), kld - p.PublisherAll, bytes - left})
+		}
+		list = append(list, saving{l, leaveOut, p.PublisherLeaveOneOut[l] - p.PublisherAll, k.layerBytes(l, k.Start)})
+	}
+	return list, nil
+}
+
+// layerBytes is what the rows of one layer take for each of the contributors' tokens.
+func (k *calibrator) layerBytes(layer int, types fedkv.WireTypes) float64 {
+	var bytes, tokens float64
+	for _, s := range k.gather {
+		last := len(s.layout.Segments) - 1
+		for _, e := range s.layout.Segments[:last] {
+			_, n := s.needed(layer, e, s.layout.Segments[last].Offset)
+			if kb, vb, err := k.engine.Shape().Layers[layer].BlockSize(types, n); err == nil {
+				bytes += float64(kb + vb)
+			}
+			tokens += float64(e.Tokens)
+		}
+	}
+	return bytes / max(tokens, 1)
+}
+
+// leastCost stands for what is too small to be told from nothing, so that the order of such savings is that of their
+// bytes.
+const leastCost = 1e-5
+
+// climb orders savings, the most bytes for the least divergence first. What they cost together is taken to be the sum,
+// which the rungs that are measured then put right.
+func (k *calibrator) climb(savings []saving, leaveOuts bool) profile.Ladder {
+	types := make([]fedkv.WireTypes, k.layers)
+	paid := make([]float64, k.layers)
+	gone := make([]bool, k.layers)
+	start := 0.0
+	for l := range types {
+		types[l] = k.Start
+		start += k.layerBytes(l, k.Start)
+	}
+	ladder := profile.Ladder{Wire: k.Start.String(), BytesPerToken: start}
+	bytes := start
+	left := slices.Clone(savings)
+	for {
+		best, bestRate, bestCost, bestBytes := -1, math.Inf(1), 0.0, 0.0
+		for i, s := range left {
+			if gone[s.layer] || s.what == leaveOut && !leaveOuts {
+				continue
+			}
+			cost, saved := max(s.kld, leastCost), s.bytes
+			if s.what == leaveOut {
+				cost = max(s.kld-paid[s.layer], leastCost)
+				saved = k.layerBytes(s.layer, types[s.layer])
+			}
+			if rate := cost / saved; saved > 0 && rate < bestRate {
+				best, bestRate, bestCost, bestBytes = i, rate, cost, saved
+			}
+		}
+		if best < 0 {
+			return ladder
+		}
+		s := left[best]
+		left = slices.Delete(left, best, best+1)
+		paid[s.layer] += bestCost
+		bytes -= bestBytes
+		step := profile.Step{Layer: s.layer, BytesPerToken: bytes}
+		switch s.what {
+		case smallK:
+			types[s.layer].K = k.Small.K
+		case smallV:
+			types[s.layer].V = k.Small.V
+		case leaveOut:
+			gone[s.layer] = true
+		}
+		if s.what != leaveOut {
+			step.Types = types[s.layer].String()
+		}
+		ladder.Steps = append(ladder.Steps, step)
+	}
+}
+
+// rungs are the steps after which a ladder is measured: the first below each share of the start's bytes, and the last.
+func (k *calibrator) rungs(l profile.Ladder) []int {
+	var at []int
+	for _, share := range k.Rungs {
+		for n, s := range l.Steps {
+			if s.BytesPerToken <= share*l.BytesPerToken {
+				at = append(at, n)
+				break
+			}
+		}
+	}
+	return slices.Compact(at)
+}
+
+func (k *calibrator) measureGather(ctx context.Context, p *profile.Profile) error {
+	p.Gather.KLD = p.PublisherAll
+	for _, n := range k.rungs(p.Gather) {
+		k.Note(fmt.Sprintf("gather with %.0f bytes a token", p.Gather.Steps[n].BytesPerToken))
+		s, err := p.Rung(fedkv.Gather, n+1)
+		if err != nil {
+			return err
+		}
+		kld, _, err := k.try(ctx, k.gather, s.Schedules.Publisher, s.Wire)
+		if err != nil {
+			return err
+		}
+		p.Gather.Steps[n].KLD = &kld
+	}
+	return nil
+}
+
+// lockstep is try for contributors that exchange rows among themselves.
+func (k *calibrator) lockstep(ctx context.Context, contributors, publisher fedkv.Schedule, wire fedkv.Wire) (kld float64, err error) {
+	var sweeps []*Sweep
+	defer func() {
+		for _, s := range sweeps {
+			err = errors.Join(err, s.Close())
+		}
+	}()
+	for _, w := range k.Windows {
+		s, err := NewSweep(ctx, k.engine, w.Prompt, contributors, wire)
+		if err != nil {
+			return 0, err
+		}
+		sweeps = append(sweeps, s)
+	}
+	kld, _, err = k.try(ctx, sweeps, publisher, wire)
+	return kld, err
+}
+
+func (k *calibrator) measureLockstep(ctx context.Context, p *profile.Profile, all fedkv.Schedule) (err error) {
+	k.Note("lockstep")
+	if p.Lockstep.KLD, err = k.lockstep(ctx, all, all, fedkv.Uniform(k.Start, k.layers)); err != nil {
+		return err
+	}
+	for _, n := range k.rungs(p.Lockstep) {
+		k.Note(fmt.Sprintf("lockstep with %.0f bytes a token", p.Lockstep.Steps[n].BytesPerToken))
+		s, err := p.Rung(fedkv.Lockstep, n+1)
+		if err != nil {
+			return err
+		}
+		kld, err := k.lockstep(ctx, all, s.Schedules.Publisher, s.Wire)
+		if err != nil {
+			return err
+		}
+		p.Lockstep.Steps[n].KLD = &kld
+	}
+	return nil
+}
+
+func (k *calibrator) contributorsLayers(ctx context.Context, p *profile.Profile, all fedkv.Schedule, wire fedkv.Wire) error {
+	for l := range k.layers {
+		k.Note(fmt.Sprintf("contributors without and with layer %d of %d only", l, k.layers))
+		but, err := without(k.layers, l)
+		if err != nil {
+			return err
+		}
+		only, err := fedkv.NewSchedule(k.layers, l)
+		if err != nil {
+			return err
+		}
+		kld, err := k.lockstep(ctx, but, all, wire)
+		if err != nil {
+			return err
+		}
+		p.ContributorsLeaveOneOut = append(p.ContributorsLeaveOneOut, kld)
+		if kld, err = k.lockstep(ctx, only, all, wire); err != nil {
+			return err
+		}
+		p.ContributorsSingle = append(p.ContributorsSingle, kld)
+	}
+	return nil
+}
