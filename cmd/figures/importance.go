@@ -8,8 +8,10 @@ import (
 
 // profile is what the figures need of a profile that `fedattn calibrate` writes: mean KL divergence by layer.
 type profile struct {
-	PublisherLeaveOneOut    []float64 `json:"publisher_leave_one_out"` // all layers but this one are sync layers
-	PublisherSingle         []float64 `json:"publisher_single"`        // only this layer is one
+	PublisherAll            float64   `json:"publisher_all"`           // every layer is a sync layer
+	PublisherNone           float64   `json:"publisher_none"`          // no layer is
+	PublisherLeaveOneOut    []float64 `json:"publisher_leave_one_out"` // all layers but this one are
+	PublisherSingle         []float64 `json:"publisher_single"`        // only this layer is
 	ContributorsLeaveOneOut []float64 `json:"contributors_leave_one_out"`
 	ContributorsSingle      []float64 `json:"contributors_single"`
 }
@@ -28,9 +30,10 @@ func importanceFigures(name string, content []byte) ([]figure, error) {
 	for _, f := range []struct {
 		kind, title             string
 		publisher, contributors []float64
+		reference               reference
 	}{
-		{"leave-one-out", "every layer but one", p.PublisherLeaveOneOut, p.ContributorsLeaveOneOut},
-		{"single", "one layer only", p.PublisherSingle, p.ContributorsSingle},
+		{"leave-one-out", "every layer but one", p.PublisherLeaveOneOut, p.ContributorsLeaveOneOut, reference{"publisher, every layer", p.PublisherAll}},
+		{"single", "one layer only", p.PublisherSingle, p.ContributorsSingle, reference{"publisher, no layer", p.PublisherNone}},
 	} {
 		if len(f.publisher) == 0 {
 			continue
@@ -38,7 +41,8 @@ func importanceFigures(name string, content []byte) ([]figure, error) {
 		out = append(out, figure{
 			name: "importance-" + f.kind + "-" + model, title: "Layer importance, " + model + ": exchange at " + f.title,
 			x: "layer", y: "mean KL divergence", wholeX: true,
-			series: []series{byLayer("publisher", f.publisher), byLayer("contributors", f.contributors)},
+			series:     []series{byLayer("publisher", f.publisher), byLayer("contributors", f.contributors)},
+			references: []reference{f.reference},
 		})
 	}
 	return out, nil
