@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math"
 	"reflect"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -237,12 +236,19 @@ func text(major byte, content []byte, typ reflect.Type) string {
 		return strconv.QuoteToASCII(string(content))
 	}
 	s := fmt.Sprintf("%d bytes", len(content))
-	switch {
-	case typ == reflect.TypeFor[layerTypes]() && len(slices.Compact(slices.Clone(content))) == 1:
-		s += ", each " + Type(content[0]).String()
-	case typ == reflect.TypeFor[[]Type](), typ == reflect.TypeFor[layerTypes]():
+	switch typ {
+	case reflect.TypeFor[[]Type]():
 		for _, b := range content {
 			s += ", " + Type(b).String()
+		}
+	case reflect.TypeFor[layerTypes]():
+		for first := 0; first < len(content); {
+			end := first + 1
+			for end < len(content) && content[end] == content[first] {
+				end++
+			}
+			s += fmt.Sprintf(", %d-%d %v", first, end-1, Type(content[first]))
+			first = end
 		}
 	}
 	return s

@@ -249,6 +249,7 @@ type contribution struct {
 	link    Link
 	tokens  []fedkv.Token
 	senders map[int]*blockSender // by recipient
+	layers  map[int]bool         // whose rows were sent
 
 	// under the exchange's lock
 	plan     *fedkv.Plan
@@ -279,7 +280,7 @@ func newContribution(ctx context.Context, host *Contributor, link Link, log zero
 	if err != nil {
 		return nil, err
 	}
-	s := &contribution{host: host, machine: machine, link: link, senders: map[int]*blockSender{}}
+	s := &contribution{host: host, machine: machine, link: link, senders: map[int]*blockSender{}, layers: map[int]bool{}}
 	s.x = newExchange(ctx, cfg.Engine.Shape(), log)
 	s.x.machine, s.x.drain = machine, s.drain
 	return s, nil
@@ -542,6 +543,7 @@ func (s *contribution) sendBlocks(cache Cache, blocks []fedkv.Outgoing) error {
 		}
 		for _, to := range b.To {
 			s.senders[to].put(h, payload)
+			s.layers[h.Layer] = true
 		}
 	}
 	return nil
@@ -598,7 +600,7 @@ func (s *contribution) report() Contribution {
 		done.Session, done.Wire, done.Rows = s.plan.Session, s.plan.Wire, s.plan.Rows
 	}
 	if s.work != nil {
-		done.Tokens, done.Layers = len(s.tokens), s.work.Sends.Count()
+		done.Tokens, done.Layers = len(s.tokens), len(s.layers)
 	}
 	return done
 }
