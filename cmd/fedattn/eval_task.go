@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"slices"
 
 	"fedattn/fedkv"
 	"fedattn/fedkv/node/lab"
@@ -35,12 +34,12 @@ func (r evalRun) task() error {
 	if cases, err = evalCases(r.Context, engine.Layers()); err != nil {
 		return err
 	}
-	setting := lab.TaskSetting{Task: kind, Problems: r.Int("problems"), Seed: uint64(r.Int("seed"))}
+	setting := lab.TaskSetting{Task: kind, Problems: r.Int("problems"), Seed: uint64(r.Int("seed")), References: true}
 	if setting.Begin, err = engine.TokenizeDocument(""); err != nil {
 		return err
 	}
 	var all []lab.Case
-	for _, ec := range slices.Concat(localOnly(cases, setting.Seed), cases) {
+	for _, ec := range cases {
 		all = append(all, ec.Case)
 	}
 	var failed error
@@ -57,13 +56,12 @@ func (r evalRun) task() error {
 	return first(err, failed)
 }
 
-var taskHeader = []string{"", "N", "contributors", "publisher", "K/V", "rows", "positions", "solved", "one process", "answer NLL", "one process", "KiB", "B/token", "barriers", "s"}
+var taskHeader = []string{"", "N", "contributors", "publisher", "K/V", "rows", "positions", "solved", "answer NLL", "KiB", "B/token", "barriers", "s"}
 
 func taskRecord(l lab.TaskLine) record {
 	return record{
 		object: l, header: taskHeader,
-		cells: append(caseCells(l.Case), fmt.Sprintf("%.1f ± %.1f %%", 100*l.EM, 100*l.EMSE), percent(l.EMCentral),
-			plusMinus(l.AnswerNLL, l.AnswerNLLSE, 4), fmt.Sprintf("%.4f", l.AnswerNLLCentral),
+		cells: append(caseCells(l.Case), fmt.Sprintf("%.1f ± %.1f %%", 100*l.EM, 100*l.EMSE), plusMinus(l.AnswerNLL, l.AnswerNLLSE, 4),
 			l.KVBytes>>10, fmt.Sprintf("%.0f", l.KVBytesPerToken), l.Barriers, fmt.Sprintf("%.1f", l.Seconds)),
 	}
 }

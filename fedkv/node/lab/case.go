@@ -36,6 +36,14 @@ const (
 // AllRows is the policy that sends every row of a segment.
 const AllRows = "all"
 
+// centralisedCase describes the one process as if it were a session of its publisher alone.
+func centralisedCase(seed uint64) Case {
+	return Case{
+		Name: CentralisedName, Participants: 1, Contributors: "none", Publisher: "none", WireK: "f16", WireV: "f16",
+		Rows: AllRows, Positions: "inplace", Seed: seed,
+	}
+}
+
 // LocalOnly is the session in which the publisher gets nothing.
 func LocalOnly(participants int, seed uint64) Case {
 	return Case{
@@ -233,11 +241,7 @@ func (b Bench) Centralised(windows []Window, seed uint64, seconds float64) (Line
 		}
 		series = append(series, s)
 	}
-	c := Case{
-		Name: CentralisedName, Participants: 1, Contributors: "none", Publisher: "none", WireK: "f16", WireV: "f16",
-		Rows: AllRows, Positions: "inplace", Seed: seed,
-	}
-	line := newLine(c, windows[0].Prompt, measure.Pool(series...))
+	line := newLine(centralisedCase(seed), windows[0].Prompt, measure.Pool(series...))
 	line.Seconds = seconds
 	return line, nil
 }

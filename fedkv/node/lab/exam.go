@@ -61,8 +61,8 @@ type examination struct {
 	seconds                 float64
 }
 
-// Examine takes every case through the exam, and before them one process and the case of nobody's help for each number
-// of participants. The lines come in this order. Progress may be nil; it is told how many problems are done.
+// Examine takes one process through the exam, and every case. The lines come in this order. Progress may be nil; it is
+// told how many problems are done.
 func (b Bench) Examine(ctx context.Context, exam Exam, cases []Case, progress func(done int)) ([]ExamLine, error) {
 	tokenised := make([][]fedkv.Token, len(exam.Examples))
 	for i, text := range exam.Examples {
@@ -71,10 +71,7 @@ func (b Bench) Examine(ctx context.Context, exam Exam, cases []Case, progress fu
 			return nil, err
 		}
 	}
-	one := Case{
-		Name: CentralisedName, Participants: 1, Contributors: "none", Publisher: "none", WireK: "f16", WireV: "f16",
-		Rows: AllRows, Positions: "inplace",
-	}
+	one := centralisedCase(0)
 	if len(cases) > 0 {
 		one.Seed = cases[0].Seed
 	}

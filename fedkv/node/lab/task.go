@@ -3,6 +3,7 @@ package lab
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"fedattn/fedkv"
 	"fedattn/fedkv/measure"
@@ -15,6 +16,10 @@ type TaskSetting struct {
 	Problems int           // how many, 2 or more
 	Seed     uint64        // of the problems, and of everything random in the sessions
 	Begin    []fedkv.Token // what the model wants at the beginning of a text; every participant evaluates it
+
+	// References has one process and the publisher without anybody told as lines of their own, before the first case of
+	// a number of participants: their problems depend on it.
+	References bool
 }
 
 // When a task is valid for a model, so that what federated attention loses can be told from what the model cannot do
@@ -73,6 +78,12 @@ func (b Bench) MeasureTask(ctx context.Context, s TaskSetting, cases []Case, rep
 				return err
 			}
 			references[c.Participants] = ref
+			if s.References {
+				central := centralisedCase(s.Seed)
+				central.Participants = c.Participants
+				report(ref.line(central, s.Task, ref.central))
+				report(ref.line(LocalOnly(c.Participants, s.Seed), s.Task, ref.local))
+			}
 		}
 		scores, err := b.takeTask(ctx, c, ref.questions)
 		if err != nil {
@@ -107,10 +118,12 @@ func (b Bench) taskReference(ctx context.Context, s TaskSetting, participants in
 			return nil, fmt.Errorf("problem %d of %v: %w", i, s.Task, err)
 		}
 		ref.questions = append(ref.questions, q)
+		started := time.Now()
 		logits, err := Centralised(ctx, b.Engine, q.prompt, false)
 		if err != nil {
 			return nil, fmt.Errorf("problem %d of %v in one process: %w", i, s.Task, err)
 		}
+		ref.central.runs = append(ref.central.runs, Result{Seconds: time.Since(started).Seconds()})
 		if err := ref.central.add(b.Engine, q, logits); err != nil {
 			return nil, fmt.Errorf("problem %d of %v in one process: %w", i, s.Task, err)
 		}
