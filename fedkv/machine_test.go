@@ -233,6 +233,63 @@ func TestContributorHoldsTheCommitAgainstItsPlan(t *testing.T) {
 	}
 }
 
+// Another commit may only lose participants, and comes only where rows may be owed.
+func TestContributorHoldsAnotherCommitAgainstTheFirst(t *testing.T) {
+	windows := bookShape(3)
+	windows.Layers[1].Window = 4
+	lose := func(rank int) func(*Commit) {
+		return func(m *Commit) {
+			m.Roster = slices.Delete(m.Roster, rank, rank+1)
+			offset := m.Prefix
+			for i := range m.Roster {
+				m.Roster[i].Offset = offset
+				offset += m.Roster[i].Tokens
+			}
+		}
+	}
+	for _, test := range []struct {
+		name   string
+		shape  Shape
+		spec   string
+		place  Positions
+		change func(*Commit)
+		want   error
+	}{
+		{"one behind is lost", windows, "gather", Canonical, lose(2), nil},
+		{"one before is lost", windows, "gather", Canonical, lose(0), nil},
+		{"nobody is lost", windows, "gather", Canonical, func(*Commit) {}, ErrPlan},
+		{"the device itself is lost", windows, "gather", Canonical, lose(1), ErrPlan},
+		{"somebody is new", windows, "gather", Canonical, func(m *Commit) { lose(0)(m); m.Roster[1].Origin = 2 }, ErrPlan},
+		{"somebody has another key", windows, "gather", Canonical, func(m *Commit) { lose(2)(m); m.Roster[0].ID = "key-9" }, ErrPlan},
+		{"somebody has other tokens", windows, "gather", Canonical, func(m *Commit) { m.Roster[0].Tokens++; lose(2)(m) }, ErrPlan},
+		{"the publisher has other tokens", windows, "gather", Canonical, func(m *Commit) { lose(2)(m); m.Roster[2].Tokens++ }, ErrPlan},
+		{"another prefix", windows, "gather", Canonical, func(m *Commit) { m.Prefix++; lose(2)(m) }, ErrPlan},
+		{"without windows", bookShape(3), "gather", Canonical, lose(2), ErrOrder},
+		{"without the publisher's windows", windows, "contributors=none;publisher=0,2", Canonical, lose(2), ErrOrder},
+		{"in place", windows, "gather", InPlace, lose(2), ErrOrder},
+		{"in lockstep", windows, "lockstep", InPlace, lose(2), ErrOrder},
+	} {
+		plan := lockstepPlan(t)
+		var err error
+		if plan.Schedules, err = ParseSchedules(test.spec, 3); err != nil {
+			t.Fatal(err)
+		}
+		plan.Positions = test.place
+		c, work, _ := committedWith(t, plan, test.shape)
+		if work.Owes != (test.want != ErrOrder) {
+			t.Errorf("%s: may owe rows: %v", test.name, work.Owes)
+		}
+		m := lockstepCommit()
+		test.change(&m)
+		if err := c.Step(Received{PublisherLink, m}); !errors.Is(err, test.want) || (err == nil) != (test.want == nil) || !errors.Is(c.Ready().Failed, test.want) {
+			t.Errorf("%s: %v, want %v", test.name, err, test.want)
+		}
+		if _, err := c.Owed(); (err == nil) != (test.want == nil) {
+			t.Errorf("%s: Owed: %v", test.name, err)
+		}
+	}
+}
+
 func TestContributorWorksByRankNotByOrigin(t *testing.T) {
 	c, work := committed(t, lockstepPlan(t))
 	if diff := cmp.Diff(Segment{1, 6, 5}, work.Segment); diff != "" || work.At != 6 {

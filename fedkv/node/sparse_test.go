@@ -346,11 +346,11 @@ func TestStagingCountsTypesAndWindows(t *testing.T) {
 		s.open()
 		// 2 layers in full and 4 windows of 3 rows, of each of two contributors; f16 rows of 64 elements, K and V
 		const rows = 2 * (2*200 + 4*3) * 2 * 128
-		_, err := s.ask(func() node.Question { q := s.question(); q.MaxStaging = rows * 9 / 10; return q }())
+		_, err := s.ask(func() node.Question { q := s.question(); q.MaxStaging = rows - 1; return q }())
 		if fedkv.CodeOf(err) != fedkv.CodeMemory || !strings.Contains(err.Error(), "--wire") {
 			t.Errorf("with too little memory: %v", err)
 		}
-		o := s.mustAsk(func(q *node.Question) { q.MaxStaging = rows * 11 / 10 })
+		o := s.mustAsk(func(q *node.Question) { q.MaxStaging = rows + 200 /* bitmaps */ })
 		s.close()
 		s.check(o)
 	})
