@@ -13,6 +13,7 @@ import (
 
 	"fedattn/fedkv"
 	"fedattn/fedkv/node"
+	"fedattn/fedkv/profile"
 	"fedattn/llama"
 	"fedattn/transport"
 )
@@ -32,13 +33,16 @@ func askCommand() *cli.Command {
 		Description: "fedattn ask -m model.gguf --peer ID@192.168.1.20:7843 \"Where does the spare key hang?\"\n\n" +
 			"The answer goes to stdout, everything else to stderr: who is missing, and at the end\n" +
 			"[ prefill | decode | time to first token | peers in the answer / asked | rows received | share of TTFT spent on them ].\n" +
-			"It fails if none of the named peers takes part; who is lost later is left out. With --json, a failure prints no object.\n\n" + scheduleHelp,
+			"It fails if none of the named peers takes part; who is lost later is left out. With --json, a failure prints no object.\n\n" +
+			scheduleHelp + "\n" + presetHelp,
 		Flags: append(modelFlags(),
 			contextFlag("evaluate at most `N` tokens, answer included"),
 			&cli.StringSliceFlag{Name: "peer", Usage: "device to ask, `ID@HOST:PORT` as its node prints it", Category: exchange},
 			&cli.StringSliceFlag{Name: "doc", Usage: "text `FILE` of this device's own", Category: exchange},
-			&cli.StringFlag{Name: "schedule", Value: "gather", Usage: "`SCHEDULE` of sync layers, see above", Category: exchange},
-			&cli.StringFlag{Name: "wire", Value: "q8_0/q4_0", Usage: "`K/V` rows on the wire: f16, q8_0, q5_1, q4_1, q4_0", Category: exchange},
+			&cli.StringFlag{Name: "schedule", Value: autoPreset, Usage: "`SCHEDULE` of sync layers, see above", Category: exchange},
+			&cli.StringFlag{Name: "wire", Usage: "`K/V` rows on the wire: f16, q8_0, q5_1, q4_1, q4_0, nf3, each with +c (centred), +h (Hadamard) or both; " +
+				"without it those of --schedule", Category: exchange},
+			&cli.StringFlag{Name: "profile", Usage: "`FILE` that fedattn calibrate wrote for this model", Category: exchange},
 			&cli.StringFlag{Name: "positions", Usage: "`WHERE` segments are evaluated: canonical, inplace",
 				DefaultText: "inplace in lockstep only", Category: exchange},
 			&cli.IntFlag{Name: "min-layer", Usage: "exchange no rows before layer `N`; costs quality, protects nothing", Category: exchange},
@@ -69,7 +73,6 @@ type request struct {
 	question  string
 	addresses []transport.PeerAddress
 	docs      []node.Document
-	types     fedkv.WireTypes
 	identity  transport.Identity
 	minPeers  int  // throughout; fewer end the session
 	somebody  bool // has to take part at first: otherwise there is nothing to answer from
@@ -85,11 +88,11 @@ func readRequest(c *cli.Context) (r request, err error) {
 	}
 	if err := first(checkModel(c), atLeast(c, 1, "predict", "context"), atLeast(c, 0, "min-layer", "min-peers", "top-k"),
 		atLeast(c, -1, "seed"), between(c, 0, 1, "top-p", "min-p"), between(c, 0, maxFactor, "temp", "repeat-penalty"),
-		checkTimes(c), checkSchedule(c.String("schedule"))); err != nil {
+		checkTimes(c), checkSetting(c.String("schedule"), c.String("wire"))); err != nil {
 		return r, err
 	}
-	if r.types, err = fedkv.ParseWireTypes(c.String("wire")); err != nil {
-		return r, usagef("--wire: %v", err)
+	if _, err := readProfile(c); err != nil {
+		return r, err
 	}
 	if r.addresses, err = peerAddresses(c); err != nil {
 		return r, err
@@ -213,7 +216,7 @@ func runAsk(c *cli.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, session.Close()) }()
-	told := reporter{addresses: r.addresses, types: r.types, err: c.App.ErrWriter}
+	told := reporter{addresses: r.addresses, wire: q.Wire, err: c.App.ErrWriter}
 	if err := told.beforeAnswer(session.Report(), r.somebody); err != nil {
 		return err
 	}
@@ -226,10 +229,11 @@ func prepare(c *cli.Context, r request, engine *llama.Engine) (q node.Question, 
 	if err != nil {
 		return q, err
 	}
-	schedules, positions, err := plan(c, engine)
+	setting, positions, err := plan(c, engine)
 	if err != nil {
 		return q, err
 	}
+	schedules := setting.Schedules
 	frame, err := engine.Frame(c.String("system"))
 	if err != nil {
 		return q, fmt.Errorf("%s; give an instruction-tuned model with --model", engineText(err))
@@ -245,7 +249,7 @@ func prepare(c *cli.Context, r request, engine *llama.Engine) (q node.Question, 
 	q = node.Question{
 		Engine: engine, Self: self(engine, deviceName(c), fedkv.RolePublisher), ID: string(r.identity.ID()),
 		Prefix: frame.Prefix, Own: append(text, frame.Suffix...), Answer: c.Int("predict"),
-		Schedules: schedules, Wire: fedkv.Uniform(r.types, len(engine.Shape().Layers)), Positions: positions, MaxContext: most,
+		Schedules: schedules, Wire: setting.Wire, Positions: positions, MaxContext: most,
 		SetupBy: c.Duration("setup-timeout"), GatherBy: c.Duration("setup-timeout") + c.Duration("timeout"),
 		// the endpoint counts memory, which comes in powers of two: half of it is sure to be enough for the rows
 		RequireAll: c.Bool("require-all"), MaxStaging: memoryShare() / 2, Log: newLogger(c, c.Bool("verbose")),
@@ -292,13 +296,7 @@ const scheduleHelp = "A schedule says at which layers devices attend to each oth
 	"(both all), or for both alike all, none, every fourth layer as H=4 or tail=4 or head=4, as many placed by shallow=4,\n" +
 	"deep=4, progressive=4 or regressive=4, layers such as 2- or 0,4,8-11; or apart, contributors=2-;publisher=all."
 
-const scheduleNames = "gather, lockstep, all, none, H=4, layers such as 2- or 0,4,8, contributors=2-;publisher=all"
-
-// checkSchedule finds what is wrong with a schedule in any model, before one is loaded.
-func checkSchedule(spec string) error {
-	_, err := fedkv.ParseSchedules(spec, fedkv.MaxLayers)
-	return scheduleError(spec, err)
-}
+const scheduleNames = "auto, gather, lockstep, lockstep-small, light, paper:4, all, none, H=4, layers such as 2- or 0,4,8, contributors=2-;publisher=all"
 
 func scheduleError(spec string, err error) error {
 	if err == nil {
@@ -311,29 +309,32 @@ func scheduleError(spec string, err error) error {
 	return usagef("--schedule %q: %s; known are %s", spec, text, scheduleNames)
 }
 
-// plan resolves schedule and positions for the model.
-func plan(c *cli.Context, engine *llama.Engine) (fedkv.Schedules, fedkv.Positions, error) {
-	schedules, err := fedkv.ParseSchedules(c.String("schedule"), engine.Layers())
+// plan resolves schedule, wire types and positions for the model.
+func plan(c *cli.Context, engine *llama.Engine) (s profile.Setting, positions fedkv.Positions, err error) {
+	known, err := profileOf(c, engine.Fingerprint())
 	if err != nil {
-		return fedkv.Schedules{}, 0, scheduleError(c.String("schedule"), err)
+		return s, 0, err
+	}
+	if s, err = resolve(c.String("schedule"), c.String("wire"), engine.Layers(), known); err != nil {
+		return s, 0, err
 	}
 	if least := c.Int("min-layer"); least > engine.Layers() {
-		return fedkv.Schedules{}, 0, usagef("--min-layer %d: the model has layers 0 to %d", least, engine.Layers()-1)
+		return s, 0, usagef("--min-layer %d: the model has layers 0 to %d", least, engine.Layers()-1)
 	}
-	schedules = schedules.From(c.Int("min-layer"))
-	positions := fedkv.Canonical
-	if schedules.Regime() == fedkv.Lockstep {
+	s.Schedules = s.Schedules.From(c.Int("min-layer"))
+	positions = fedkv.Canonical
+	if s.Schedules.Regime() == fedkv.Lockstep {
 		positions = fedkv.InPlace
 	}
 	if name := c.String("positions"); name != "" {
 		if positions, err = fedkv.ParsePositions(name); err != nil {
-			return fedkv.Schedules{}, 0, usagef("--positions: %v", err)
+			return s, 0, usagef("--positions: %v", err)
 		}
-		if positions == fedkv.Canonical && schedules.Regime() == fedkv.Lockstep {
-			return fedkv.Schedules{}, 0, usagef("--positions canonical: lockstep needs true positions, inplace")
+		if positions == fedkv.Canonical && s.Schedules.Regime() == fedkv.Lockstep {
+			return s, 0, usagef("--positions canonical: lockstep needs true positions, inplace")
 		}
 	}
-	return schedules, positions, nil
+	return s, positions, nil
 }
 
 func sampling(c *cli.Context) llama.Sampling {

@@ -29,14 +29,16 @@ func evalCommand() *cli.Command {
 			"gold_nll how unlikely the true solution is, in nats per token. With --task, contributors hold the facts and the\n" +
 			"publisher the question: em is the share of problems in which the model writes exactly the missing words.\n\n" +
 			"K and V on the wire are f16, q8_0, q5_1, q4_1 or q4_0, with exceptions for some layers as in q8_0/q4_0,0-2=f16.\n\n" +
-			scheduleHelp,
+			scheduleHelp + "\n" + presetHelp,
 		Flags: append(append(append(modelFlags(), promptFlags(2048, 128, 32)...), problemFlags()...),
 			&cli.IntFlag{Name: "windows", Value: 1, Usage: "measure `N` stretches of the text, evenly spread over it", Category: promptCategory},
 			&cli.StringFlag{Name: "segments", Value: "tok",
 				Usage: "`HOW` to cut: tok, into equally many tokens; sem, into whole paragraphs or examples", Category: promptCategory},
 			&cli.StringFlag{Name: "participants", Aliases: []string{"n"}, Value: "4", Usage: "devices, the publisher included: `LIST` such as 2,4,8"},
 			&cli.StringSliceFlag{Name: "schedule", Value: cli.NewStringSlice("gather"), KeepSpace: true, Usage: "`SCHEDULE` of sync layers, see above"},
-			&cli.StringSliceFlag{Name: "wire", Value: cli.NewStringSlice("q8_0/q4_0"), KeepSpace: true, Usage: "`K/V` rows on the wire, see above"},
+			&cli.StringSliceFlag{Name: "wire", KeepSpace: true, Usage: "`K/V` rows on the wire, see above; without it, those of the preset, or q8_0/q4_0"},
+			&cli.StringFlag{Name: "budget", Usage: "`BYTES` that the publisher may receive, such as 8MB, for --schedule auto"},
+			profileFlag(),
 			&cli.StringSliceFlag{Name: "rows", Value: cli.NewStringSlice(lab.AllRows), KeepSpace: true,
 				Usage: "`ROWS` of a segment that are sent: all, or a share of them such as random=0.5, recent=0.5, norm=0.5"},
 			&cli.StringFlag{Name: "positions", Value: "canonical", Usage: "`WHERE` segments are evaluated in gather: canonical, inplace"},
@@ -84,7 +86,7 @@ func runEval(c *cli.Context) error {
 		return err
 	}
 	// what is wrong in any model is said before one is loaded
-	cases, err := evalCases(c, fedkv.MaxLayers)
+	cases, err := evalCases(c, fedkv.MaxLayers, anyProfile())
 	if err != nil {
 		return err
 	}
@@ -150,7 +152,7 @@ func (r evalRun) text() error {
 		return err
 	}
 	defer engine.Close()
-	cases, err := evalCases(r.Context, engine.Layers())
+	cases, err := modelCases(r.Context, engine)
 	if err != nil {
 		return err
 	}

@@ -15,6 +15,8 @@ import (
 
 	"fedattn/fedkv"
 	"fedattn/fedkv/node/lab"
+	"fedattn/fedkv/profile"
+	"fedattn/llama"
 )
 
 // evalCase is a case with the mean KL that it should have.
@@ -54,8 +56,17 @@ func localOnly(cases []evalCase, seed uint64) []evalCase {
 	return alone
 }
 
-// evalCases lists what to measure of a model with this many layers.
-func evalCases(c *cli.Context, layers int) ([]evalCase, error) {
+// modelCases lists what to measure of a loaded model.
+func modelCases(c *cli.Context, engine *llama.Engine) ([]evalCase, error) {
+	p, err := profileOf(c, engine.Fingerprint())
+	if err != nil {
+		return nil, err
+	}
+	return evalCases(c, engine.Layers(), p)
+}
+
+// evalCases lists what to measure of a model with this many layers; p is its profile, nil if there is none.
+func evalCases(c *cli.Context, layers int, p *profile.Profile) ([]evalCase, error) {
 	if path := c.String("cases"); path != "" {
 		return readCases(path, uint64(c.Int("seed")))
 	}
@@ -75,23 +86,27 @@ func evalCases(c *cli.Context, layers int) ([]evalCase, error) {
 			return nil, usagef("--participants %q: %q is not a number from 1 to %d", c.String("participants"), n, fedkv.MaxParticipants)
 		}
 		for _, s := range c.StringSlice("schedule") {
-			schedules, err := fedkv.ParseSchedules(s, layers)
-			if err != nil {
-				return nil, scheduleError(s, err)
-			}
-			for _, w := range c.StringSlice("wire") {
-				wire, err := fedkv.ParseWire(w, layers)
-				if err != nil {
-					return nil, usagef("--wire: %v", err)
+			for _, w := range wiresOf(c) {
+				setting, err := resolve(s, w, layers, p)
+				if err == nil && s == autoPreset && c.String("budget") != "" {
+					setting, err = withinBudget(c, p)
 				}
-				k, v := lab.WireNames(wire)
+				if err != nil {
+					return nil, err
+				}
+				schedules := setting.Schedules
+				k, v := lab.WireNames(setting.Wire)
 				where := positions
 				if schedules.Regime() == fedkv.Lockstep {
 					where = fedkv.InPlace
 				}
+				name := ""
+				if w == "" && isPreset(s, p) {
+					name = s
+				}
 				for _, rows := range c.StringSlice("rows") {
 					cases = append(cases, evalCase{Case: lab.Case{
-						Participants: participants, Contributors: schedules.Contributors.String(),
+						Name: name, Participants: participants, Contributors: schedules.Contributors.String(),
 						Publisher: schedules.Publisher.String(), WireK: k, WireV: v,
 						Rows: rows, Positions: where.String(), Seed: uint64(c.Int("seed")),
 					}})
@@ -100,6 +115,30 @@ func evalCases(c *cli.Context, layers int) ([]evalCase, error) {
 		}
 	}
 	return cases, nil
+}
+
+// withinBudget is the setting that --budget pays for, with as many tokens as the contributors will have.
+func withinBudget(c *cli.Context, p *profile.Profile) (s profile.Setting, err error) {
+	bytes, err := parseBytes(c.String("budget"))
+	if err != nil || p == nil || p.Model.Layers == 0 { // no model is loaded yet
+		if err == nil && p == nil {
+			err = errors.New("--budget needs a profile of this model: make one with fedattn calibrate and give it with --profile")
+		}
+		return s, err
+	}
+	tokens := c.Int("tokens") - c.Int("prefix-tokens") - c.Int("publisher-tokens")
+	if s, err = p.Within(fedkv.Gather, bytes/float64(max(tokens, 1))); err != nil {
+		return s, fmt.Errorf("--budget %s: %w", c.String("budget"), err)
+	}
+	return s, nil
+}
+
+// wiresOf lists the wire types that were asked for; without any, each schedule has its own.
+func wiresOf(c *cli.Context) []string {
+	if wires := c.StringSlice("wire"); len(wires) > 0 {
+		return wires
+	}
+	return []string{""}
 }
 
 // readCases reads lines of --format jsonl. Those that are always measured are left out; what a line does not say is

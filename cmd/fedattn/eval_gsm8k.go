@@ -55,7 +55,7 @@ func (r evalRun) gsm8k() error {
 			return fmt.Errorf("%s: %w; give another file with --shots", path, err)
 		}
 	}
-	cases, err := evalCases(r.Context, fedkv.MaxLayers)
+	cases, err := evalCases(r.Context, fedkv.MaxLayers, anyProfile())
 	if err != nil {
 		return err
 	}
@@ -69,7 +69,7 @@ func (r evalRun) gsm8k() error {
 		return err
 	}
 	defer engine.Close()
-	if cases, err = evalCases(r.Context, engine.Layers()); err != nil {
+	if cases, err = modelCases(r.Context, engine); err != nil {
 		return err
 	}
 	if exam.Prefix, err = engine.TokenizeDocument(gsm8kPrefix); err != nil {

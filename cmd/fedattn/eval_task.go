@@ -17,7 +17,7 @@ func (r evalRun) task() error {
 	if err := atLeast(r.Context, 2, "problems"); err != nil {
 		return err
 	}
-	cases, err := evalCases(r.Context, fedkv.MaxLayers)
+	cases, err := evalCases(r.Context, fedkv.MaxLayers, anyProfile())
 	if err != nil {
 		return err
 	}
@@ -31,7 +31,7 @@ func (r evalRun) task() error {
 		return err
 	}
 	defer engine.Close()
-	if cases, err = evalCases(r.Context, engine.Layers()); err != nil {
+	if cases, err = modelCases(r.Context, engine); err != nil {
 		return err
 	}
 	setting := lab.TaskSetting{Task: kind, Problems: r.Int("problems"), Seed: uint64(r.Int("seed")), References: true}

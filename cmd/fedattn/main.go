@@ -112,7 +112,7 @@ func newApp(args []string, stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		ErrWriter: stderr,
 		Metadata:  map[string]any{rawArguments: args},
 		Commands: []*cli.Command{
-			nodeCommand(), askCommand(), verifyCommand(), evalCommand(), analyzeCommand(), inspectCommand(), idCommand(), helpCommand(),
+			nodeCommand(), askCommand(), verifyCommand(), evalCommand(), analyzeCommand(), calibrateCommand(), inspectCommand(), idCommand(), helpCommand(),
 		},
 		HideHelpCommand:           true,
 		Flags:                     []cli.Flag{cli.HelpFlag}, // which a command named help would drop

@@ -59,7 +59,7 @@ type missingJSON struct {
 // reporter tells the user about a session. Contributors that have an address are peers; one more is this device itself.
 type reporter struct {
 	addresses []transport.PeerAddress // by origin
-	types     fedkv.WireTypes
+	wire      fedkv.Wire
 	err       io.Writer
 }
 
@@ -127,7 +127,7 @@ func (t reporter) received(r node.Report) (bytes int64) {
 // object prints the answer as JSON.
 func (t reporter) object(w io.Writer, text, stop string, r node.Report) error {
 	a := answer{text, stop, federation{
-		Session: r.Session.String(), Regime: r.Regime.String(), Wire: t.types.String(), Tokens: r.Layout.Total(),
+		Session: r.Session.String(), Regime: r.Regime.String(), Wire: t.wire.String(), Tokens: r.Layout.Total(),
 		Bytes: t.received(r), SetupMS: r.SetupMS, WaitMS: r.WaitMS, SyncMS: r.SyncMS, PrefillMS: r.PrefillMS,
 		TTFTMS: r.TTFTMS, DecodeMS: r.DecodeMS, Decoded: r.Decoded, Notes: r.Notes, Peers: []peerJSON{},
 	}}

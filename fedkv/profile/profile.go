@@ -28,8 +28,8 @@ type Profile struct {
 	PublisherLeaveOneOut []float64 `json:"publisher_leave_one_out"`
 	PublisherSingle      []float64 `json:"publisher_single"`
 
-	// Contributors' sync layers, every layer of the publisher in sync (lockstep).
-	ContributorsAll         float64   `json:"contributors_all"`
+	// Contributors' sync layers, every layer of the publisher in sync (lockstep), on the first window only.
+	ContributorsAll         float64   `json:"contributors_all,omitempty"`
 	ContributorsLeaveOneOut []float64 `json:"contributors_leave_one_out,omitempty"`
 	ContributorsSingle      []float64 `json:"contributors_single,omitempty"`
 

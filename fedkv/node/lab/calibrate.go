@@ -19,8 +19,8 @@ type Calibration struct {
 	Small   fedkv.WireTypes // types of a row that is to be small
 	Rungs   []float64       // shares of the start's bytes at which the ladders are measured, falling
 
-	// Contributors measures their layers too: two sessions in lockstep for each layer, where the others take the price
-	// of a publisher's segment each.
+	// Contributors measures their layers too, on the first window: two sessions in lockstep for each layer, where the
+	// others take the price of a publisher's segment each.
 	Contributors bool
 	// Note is told what is being measured; it may be nil.
 	Note func(what string)
@@ -77,8 +77,10 @@ func Calibrate(ctx context.Context, e Engine, c Calibration) (_ *profile.Profile
 	if err := k.measureLockstep(ctx, p, all); err != nil {
 		return nil, err
 	}
-	p.ContributorsAll = p.Lockstep.KLD
 	if c.Contributors {
+		if p.ContributorsAll, err = k.lockstep(ctx, 1, all, all, start); err != nil {
+			return nil, err
+		}
 		if err := k.contributorsLayers(ctx, p, all, start); err != nil {
 			return nil, err
 		}
@@ -226,11 +228,12 @@ func (k *calibrator) climb(savings []saving, leaveOuts bool) profile.Ladder {
 	ladder := profile.Ladder{Wire: k.Start.String(), BytesPerToken: start}
 	bytes := start
 	left := slices.Clone(savings)
+	layers := k.layers
 	for {
 		best, bestRate, bestCost, bestBytes := -1, math.Inf(1), 0.0, 0.0
 		for i, s := range left {
-			if gone[s.layer] || s.what == leaveOut && !leaveOuts {
-				continue
+			if gone[s.layer] || s.what == leaveOut && (!leaveOuts || layers == 1) {
+				continue // without any layer nothing would be exchanged
 			}
 			cost, saved := max(s.kld, leastCost), s.bytes
 			if s.what == leaveOut {
@@ -256,6 +259,7 @@ func (k *calibrator) climb(savings []saving, leaveOuts bool) profile.Ladder {
 			types[s.layer].V = k.Small.V
 		case leaveOut:
 			gone[s.layer] = true
+			layers--
 		}
 		if s.what != leaveOut {
 			step.Types = types[s.layer].String()
@@ -295,15 +299,15 @@ func (k *calibrator) measureGather(ctx context.Context, p *profile.Profile) erro
 	return nil
 }
 
-// lockstep is try for contributors that exchange rows among themselves.
-func (k *calibrator) lockstep(ctx context.Context, contributors, publisher fedkv.Schedule, wire fedkv.Wire) (kld float64, err error) {
+// lockstep is try, on the first windows, for contributors that exchange rows among themselves.
+func (k *calibrator) lockstep(ctx context.Context, windows int, contributors, publisher fedkv.Schedule, wire fedkv.Wire) (kld float64, err error) {
 	var sweeps []*Sweep
 	defer func() {
 		for _, s := range sweeps {
 			err = errors.Join(err, s.Close())
 		}
 	}()
-	for _, w := range k.Windows {
+	for _, w := range k.Windows[:windows] {
 		s, err := NewSweep(ctx, k.engine, w.Prompt, contributors, wire)
 		if err != nil {
 			return 0, err
@@ -316,7 +320,7 @@ func (k *calibrator) lockstep(ctx context.Context, contributors, publisher fedkv
 
 func (k *calibrator) measureLockstep(ctx context.Context, p *profile.Profile, all fedkv.Schedule) (err error) {
 	k.Note("lockstep")
-	if p.Lockstep.KLD, err = k.lockstep(ctx, all, all, fedkv.Uniform(k.Start, k.layers)); err != nil {
+	if p.Lockstep.KLD, err = k.lockstep(ctx, len(k.Windows), all, all, fedkv.Uniform(k.Start, k.layers)); err != nil {
 		return err
 	}
 	for _, n := range k.rungs(p.Lockstep) {
@@ -325,7 +329,7 @@ func (k *calibrator) measureLockstep(ctx context.Context, p *profile.Profile, al
 		if err != nil {
 			return err
 		}
-		kld, err := k.lockstep(ctx, all, s.Schedules.Publisher, s.Wire)
+		kld, err := k.lockstep(ctx, len(k.Windows), all, s.Schedules.Publisher, s.Wire)
 		if err != nil {
 			return err
 		}
@@ -345,12 +349,12 @@ func (k *calibrator) contributorsLayers(ctx context.Context, p *profile.Profile,
 		if err != nil {
 			return err
 		}
-		kld, err := k.lockstep(ctx, but, all, wire)
+		kld, err := k.lockstep(ctx, 1, but, all, wire)
 		if err != nil {
 			return err
 		}
 		p.ContributorsLeaveOneOut = append(p.ContributorsLeaveOneOut, kld)
-		if kld, err = k.lockstep(ctx, only, all, wire); err != nil {
+		if kld, err = k.lockstep(ctx, 1, only, all, wire); err != nil {
 			return err
 		}
 		p.ContributorsSingle = append(p.ContributorsSingle, kld)

@@ -62,8 +62,12 @@ func TestCalibrate(t *testing.T) {
 				t.Errorf("%s: no rung was measured", name)
 			}
 		}
-		if last := p.Gather.Steps[len(p.Gather.Steps)-1]; last.BytesPerToken > 1e-6 {
-			t.Errorf("the last layer left out leaves %g bytes", last.BytesPerToken)
+		last, err := p.Rung(fedkv.Gather, len(p.Gather.Steps))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := last.Schedules.Publisher.Count(); n != 1 {
+			t.Errorf("the last rung has %d sync layers, want 1", n)
 		}
 		text, err := json.Marshal(p)
 		if err != nil {

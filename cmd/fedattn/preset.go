@@ -1,0 +1,161 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"fedattn/fedkv"
+	"fedattn/fedkv/profile"
+)
+
+// Presets are settings by name: schedule and wire types together, as a profile of the model has them. gather and
+// lockstep are schedules too, and need no profile.
+var presets = []string{autoPreset, "gather", "lockstep", "lockstep-small", "light"}
+
+const (
+	autoPreset  = "auto"
+	paperPrefix = "paper:" // and H: the paper's uniform schedule
+
+	// defaultWire bears any model: K needs eight bits unless a profile knows better.
+	defaultWire = "q8_0/q4_0"
+)
+
+const presetHelp = "By name, with the wire types that suit the model if it has a profile: auto (the most for its bytes), gather, lockstep,\n" +
+	"lockstep-small (nearly lockstep, with about half of its bytes), light (contributors meet at two layers or three),\n" +
+	"paper:4 (the paper's schedule, H=4). A profile comes with the program, or from fedattn calibrate with --profile."
+
+func profileFlag() cli.Flag {
+	return &cli.StringFlag{Name: "profile", Usage: "`FILE` that fedattn calibrate wrote for this model"}
+}
+
+// readProfile reads --profile, which may be for another model than the one that is loaded; nil without the flag.
+func readProfile(c *cli.Context) (*profile.Profile, error) {
+	path := c.String("profile")
+	if path == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("no such profile: %s; fedattn calibrate writes one", path)
+	} else if err != nil {
+		return nil, err
+	}
+	p, err := profile.Parse(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return p, nil
+}
+
+// profileOf is the profile of a model: the one given, if it is the model's, otherwise the one that comes with the
+// program, nil if there is none.
+func profileOf(c *cli.Context, f fedkv.Fingerprint) (*profile.Profile, error) {
+	given, err := readProfile(c)
+	if err != nil {
+		return nil, err
+	}
+	if given != nil {
+		if !given.Model.Suits(profile.ModelOf(f)) {
+			return nil, fmt.Errorf("%s is the profile of another model; make one for this model with fedattn calibrate", c.String("profile"))
+		}
+		return given, nil
+	}
+	p, _, err := profile.Of(profile.ModelOf(f))
+	return p, err
+}
+
+// resolve is the setting that a schedule or preset stands for. wire is what the user said of the wire types, empty if
+// nothing. p may be nil.
+func resolve(spec, wire string, layers int, p *profile.Profile) (s profile.Setting, err error) {
+	if slices.Contains(presets, spec) && p != nil {
+		preset, found := p.Preset(spec)
+		if !found && spec == autoPreset {
+			preset, found = p.Preset("gather")
+		}
+		if found {
+			if s, err = preset.Setting(layers); err == nil && wire != "" {
+				s.Wire, err = parseWire(wire, layers)
+			}
+			return s, err
+		}
+	}
+	plain := spec
+	if spec == autoPreset {
+		plain = "gather"
+	} else if h, ok := strings.CutPrefix(spec, paperPrefix); ok {
+		plain = "H=" + h
+	} else if slices.Contains(presets, spec) && spec != "gather" && spec != "lockstep" {
+		return s, fmt.Errorf("--schedule %s needs a profile of this model: make one with fedattn calibrate and give it with --profile, or use gather or lockstep", spec)
+	}
+	if s.Schedules, err = fedkv.ParseSchedules(plain, layers); err != nil {
+		return s, scheduleError(spec, err)
+	}
+	if wire == "" {
+		wire = defaultWire
+	}
+	s.Wire, err = parseWire(wire, layers)
+	return s, err
+}
+
+// isPreset reports whether a name stands for more than a schedule.
+func isPreset(name string, p *profile.Profile) bool {
+	if p != nil {
+		if _, found := p.Preset(name); found {
+			return true
+		}
+	}
+	return name == autoPreset || strings.HasPrefix(name, paperPrefix)
+}
+
+func parseWire(spec string, layers int) (fedkv.Wire, error) {
+	w, err := fedkv.ParseWire(spec, layers)
+	if err != nil {
+		return w, usagef("--wire: %v", err)
+	}
+	return w, nil
+}
+
+// anyProfile stands for the profile of a model that is not loaded yet: it has every preset.
+func anyProfile() *profile.Profile {
+	p := new(profile.Profile)
+	for _, name := range presets {
+		p.Presets = append(p.Presets, profile.Preset{Name: name, Contributors: "none", Publisher: "all", Wire: defaultWire})
+	}
+	return p
+}
+
+// checkSetting finds what is wrong with a schedule or wire types in any model, before one is loaded.
+func checkSetting(spec, wire string) error {
+	_, err := resolve(spec, wire, fedkv.MaxLayers, anyProfile())
+	return err
+}
+
+// byteUnits are what --budget may be given in; the longest suffixes come first.
+var byteUnits = []struct {
+	suffix string
+	bytes  float64
+}{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"kB", 1e3}, {"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"B", 1}, {"", 1}}
+
+// parseBytes reads a number of bytes such as 8MB or 500KiB.
+func parseBytes(text string) (float64, error) {
+	for _, u := range byteUnits {
+		number, ok := strings.CutSuffix(text, u.suffix)
+		if !ok {
+			continue
+		}
+		n, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
+		if err != nil || !(n > 0) || math.IsInf(n, 0) {
+			break
+		}
+		return n * u.bytes, nil
+	}
+	return 0, usagef("--budget %q: must be a number of bytes such as 8MB, 500KiB or 6000000", text)
+}
