@@ -14,11 +14,13 @@ static constexpr float FED_F16_INF = 65520.0f;
 
 // NF3: a block is an f16 scale and FED_NF3_BLOCK codes of 3 bits, packed from the lowest bit of the first byte on. A code
 // is a sign (bit 2) and one of the levels that a quantiser of a standard normal distribution has with the least mean
-// square error (Lloyd-Max). The scale is chosen per block so that the square error is least for its codes.
+// square error (Lloyd-Max). Several multiples of the block's root mean square are tried as its spread, each with the
+// scale that has the least square error for the codes it gives.
 static constexpr size_t FED_NF3_BLOCK     = 32;
 static constexpr size_t FED_NF3_SIZE      = sizeof(ggml_fp16_t) + FED_NF3_BLOCK * 3 / 8;
 static constexpr float  FED_NF3_LEVELS[4] = { 0.2451f, 0.7560f, 1.3440f, 2.1520f };
 static constexpr float  FED_NF3_EDGES[3]  = { 0.50055f, 1.0500f, 1.7480f }; // midway between two levels
+static constexpr float  FED_NF3_TRIES[6]  = { 0.75f, 0.85f, 0.95f, 1.05f, 1.15f, 1.25f };
 
 // A wire type taken apart.
 struct wire_type {
@@ -127,21 +129,35 @@ static void nf3_encode_block(const float * x, uint8_t * out) {
     for (size_t i = 0; i < FED_NF3_BLOCK; ++i) {
         sum += x[i] * x[i];
     }
-    const float sd  = sqrtf(sum / FED_NF3_BLOCK);
-    float       num = 0.0f;
-    float       den = 0.0f;
+    const float rms   = sqrtf(sum / FED_NF3_BLOCK);
+    float       scale = 0.0f;
+    float       most  = 0.0f;
     uint8_t     codes[FED_NF3_BLOCK];
-    for (size_t i = 0; i < FED_NF3_BLOCK; ++i) {
-        const float a     = fabsf(x[i]);
-        uint8_t     level = 0;
-        while (level < 3 && a > FED_NF3_EDGES[level] * sd) {
-            ++level;
+    for (size_t t = 0; t < 6; ++t) {
+        const float spread = FED_NF3_TRIES[t] * rms;
+        float       num    = 0.0f;
+        float       den    = 0.0f;
+        uint8_t     levels[FED_NF3_BLOCK];
+        for (size_t i = 0; i < FED_NF3_BLOCK; ++i) {
+            const float   a     = fabsf(x[i]);
+            const uint8_t level = (uint8_t) ((a > FED_NF3_EDGES[0] * spread) + (a > FED_NF3_EDGES[1] * spread) +
+                                             (a > FED_NF3_EDGES[2] * spread));
+            num += a * FED_NF3_LEVELS[level];
+            den += FED_NF3_LEVELS[level] * FED_NF3_LEVELS[level];
+            levels[i] = level;
         }
-        codes[i] = level | (x[i] < 0.0f ? 4 : 0);
-        num += a * FED_NF3_LEVELS[level];
-        den += FED_NF3_LEVELS[level] * FED_NF3_LEVELS[level];
+        // the error is sum - num^2 / den; a NaN stays, so that the receiver refuses it
+        const float fit = num / den * num;
+        if (t == 0 || fit > most) {
+            scale = num / den;
+            most  = fit;
+            memcpy(codes, levels, sizeof(codes));
+        }
     }
-    const ggml_fp16_t d = ggml_fp32_to_fp16(num / den);
+    for (size_t i = 0; i < FED_NF3_BLOCK; ++i) {
+        codes[i] |= x[i] < 0.0f ? 4 : 0;
+    }
+    const ggml_fp16_t d = ggml_fp32_to_fp16(scale);
     memcpy(out, &d, sizeof(d));
     uint8_t * bits = out + sizeof(d);
     memset(bits, 0, FED_NF3_SIZE - sizeof(d));
