@@ -40,7 +40,7 @@ func (m *Model) Fingerprint(weights fedkv.Digest) (fedkv.Fingerprint, error) {
 	put(shape, int(C.llama_model_n_embd(m.ptr)), int(C.llama_model_n_head(m.ptr)), int(C.llama_model_n_head_kv(m.ptr)),
 		int(C.llama_model_n_swa(m.ptr)))
 	for _, l := range m.shape.Layers {
-		put(shape, l.K, l.V)
+		put(shape, l.K, l.V, l.Window)
 	}
 	shape.Sum(f.Shape[:0])
 

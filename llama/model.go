@@ -66,12 +66,12 @@ func Load(path string, params ModelParams) (*Model, error) {
 		return nil, fmt.Errorf("%s: %w: %s", path, ErrUnsupported, reason.String())
 	}
 	for il := range int(C.llama_model_n_layer(m.ptr)) {
-		var k, v C.uint32_t
-		if err := fedError("row shape", C.llama_fed_row_shape(m.ptr, C.int32_t(il), &k, &v)); err != nil {
+		var k, v, window C.uint32_t
+		if err := fedError("row shape", C.llama_fed_row_shape(m.ptr, C.int32_t(il), &k, &v, &window)); err != nil {
 			binding.Free()
 			return nil, fmt.Errorf("%s: %w: layer %d has no K and V rows", path, ErrUnsupported, il)
 		}
-		m.shape.Layers = append(m.shape.Layers, fedkv.LayerShape{K: int(k), V: int(v)})
+		m.shape.Layers = append(m.shape.Layers, fedkv.LayerShape{K: int(k), V: int(v), Window: int(window)})
 	}
 	m.template = C.shim_template_new(m.ptr, reason.ptr(), reason.size())
 	if m.template == nil {

@@ -103,8 +103,9 @@ int32_t llama_fed_check_model(const llama_model * model, char * reason, size_t r
     return LLAMA_FED_OK;
 }
 
-int32_t llama_fed_row_shape(const llama_model * model, int32_t il, uint32_t * n_k, uint32_t * n_v) {
-    if (!model || !n_k || !n_v) {
+int32_t llama_fed_row_shape(const llama_model * model, int32_t il, uint32_t * n_k, uint32_t * n_v,
+                            uint32_t * n_window) {
+    if (!model || !n_k || !n_v || !n_window) {
         return LLAMA_FED_E_ARG;
     }
     if (il < 0 || il >= llama_model_n_layer(model) || !model->hparams.has_kv(il)) {
@@ -112,6 +113,9 @@ int32_t llama_fed_row_shape(const llama_model * model, int32_t il, uint32_t * n_
     }
     *n_k = model->hparams.n_embd_k_gqa(il);
     *n_v = model->hparams.n_embd_v_gqa(il);
+
+    const bool swa = model->hparams.swa_type != LLAMA_SWA_TYPE_NONE && model->hparams.is_swa(il);
+    *n_window      = swa ? model->hparams.n_swa : 0;
     return LLAMA_FED_OK;
 }
 

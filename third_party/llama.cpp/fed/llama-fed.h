@@ -67,8 +67,10 @@ LLAMA_API const char * llama_fed_strerror(int32_t status);
 // (reason_size bytes, may be NULL) holds one sentence.
 LLAMA_API int32_t llama_fed_check_model(const struct llama_model * model, char * reason, size_t reason_size);
 
-// Elements of one K row and one V row of layer il: [kv heads * head dim]. LLAMA_FED_E_LAYER when it has none.
-LLAMA_API int32_t llama_fed_row_shape(const struct llama_model * model, int32_t il, uint32_t * n_k, uint32_t * n_v);
+// Elements of one K row and one V row of layer il: [kv heads * head dim], and its window: a token at position q attends
+// to positions > q - n_window, or to all before it if n_window is 0. LLAMA_FED_E_LAYER when it has no rows.
+LLAMA_API int32_t llama_fed_row_shape(const struct llama_model * model, int32_t il, uint32_t * n_k, uint32_t * n_v,
+                                      uint32_t * n_window);
 
 struct llama_fed_params {
     const uint8_t * sync_layers;   // [n_layers], non-zero: a sync layer

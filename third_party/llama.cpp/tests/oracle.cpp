@@ -250,18 +250,19 @@ private:
 
     int32_t place(llama_context * ctx, size_t il, const std::vector<llama_pos> & pos, llama_pos shift,
                   const block & rows) const {
-        return llama_fed_rows_set(ctx, (int32_t) il, pos.data(), pos.size(), shift, GGML_TYPE_F16, rows.k.data(),
-                                  rows.k.size() * sizeof(ggml_fp16_t), GGML_TYPE_F16, rows.v.data(),
+        return llama_fed_rows_set(ctx, (int32_t) il, pos.data(), pos.size(), shift, LLAMA_FED_TYPE_F16, rows.k.data(),
+                                  rows.k.size() * sizeof(ggml_fp16_t), LLAMA_FED_TYPE_F16, rows.v.data(),
                                   rows.v.size() * sizeof(ggml_fp16_t));
     }
 
     block read(llama_context * ctx, size_t il, const std::vector<llama_pos> & pos) const {
-        uint32_t n_k = 0;
-        uint32_t n_v = 0;
-        must(llama_fed_row_shape(model, (int32_t) il, &n_k, &n_v), "llama_fed_row_shape");
+        uint32_t n_k    = 0;
+        uint32_t n_v    = 0;
+        uint32_t window = 0;
+        must(llama_fed_row_shape(model, (int32_t) il, &n_k, &n_v, &window), "llama_fed_row_shape");
         block rows = { std::vector<ggml_fp16_t>(pos.size() * n_k), std::vector<ggml_fp16_t>(pos.size() * n_v) };
-        must(llama_fed_rows_get(ctx, (int32_t) il, pos.data(), pos.size(), GGML_TYPE_F16, rows.k.data(),
-                                rows.k.size() * sizeof(ggml_fp16_t), GGML_TYPE_F16, rows.v.data(),
+        must(llama_fed_rows_get(ctx, (int32_t) il, pos.data(), pos.size(), LLAMA_FED_TYPE_F16, rows.k.data(),
+                                rows.k.size() * sizeof(ggml_fp16_t), LLAMA_FED_TYPE_F16, rows.v.data(),
                                 rows.v.size() * sizeof(ggml_fp16_t)),
              "llama_fed_rows_get");
         return rows;
