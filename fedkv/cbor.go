@@ -103,6 +103,8 @@ func ParseMessage(typ MessageType, body []byte) (Message, error) {
 		m, err = decode[Receipt](body)
 	case MessagePing:
 		m, err = decode[Ping](body)
+	case MessageQueries:
+		m, err = decode[Queries](body)
 	default:
 		return nil, nil
 	}

@@ -36,6 +36,7 @@ type Work struct {
 	Schedules Schedules
 	Wire      Wire
 	Rows      Selection // which rows of the segment are sent
+	Queries   []Query   // what they are compared with, by layer, if Rows needs it; zero where no rows are sent
 	Positions Positions
 	Prefix    []Token
 
@@ -107,7 +108,8 @@ type ContributorReady struct {
 	// Joins answers Joined events: at once, or those that came before the commit then.
 	Joins []JoinAnswer
 
-	// Start is set once, at the commit: evaluate the segment.
+	// Start is set once, at the commit, or if rows are compared with queries when all of these are here: evaluate the
+	// segment.
 	Start *Work
 
 	// Missing names earlier contributors (lockstep) whose rows will not come.
@@ -137,7 +139,8 @@ type ContributorReady struct {
 //	waiting    Plan, checked against shape, limits and what the owner allows
 //	tokenising Tokenised; Ready
 //	ready      Commit, checked against plan and own identity
-//	working    rows come from earlier contributors and go to later ones and the publisher
+//	working    the work starts, if rows are chosen by queries when these have come; rows come from earlier
+//	           contributors and go to later ones and the publisher
 //	sent       Done is said; the publisher's Receipt and Done come, or another Commit, and it works again
 //	over       finished or failed
 //
@@ -162,6 +165,8 @@ type Contributor struct {
 	out       *Collector     // of own rows handed out by Blocks and Owed
 	computed  []pieces       // own rows that Blocks was told of, by layer
 	keep      [][]bool       // which of them were selected, by layer and row; nil: all, or nothing can be owed of it
+	queries   []Query        // what came of them, by layer; nil if rows need none
+	begun     bool           // Start was set, if it will be
 	unsent    map[int]int    // blocks handed out and not sent yet, by recipient
 	bytes     int64
 	committed time.Duration // when evaluation began
@@ -302,7 +307,7 @@ func (c *Contributor) Deadline() (time.Duration, bool) {
 // nobody needs, and with duplicate for rows that it was told of before. Each block is to be sent to all of To and
 // reported by one BlockSent for each; recipients that are down are left out, and if nobody is left, Ready may say Sent.
 func (c *Contributor) Blocks(layer, first, rows int, keep []bool) ([]Outgoing, error) {
-	if c.state != contributorWorking {
+	if c.state != contributorWorking || !c.begun {
 		return nil, Errorf(CodeOrder, "there is no work to send rows of")
 	}
 	if rows < 1 || first < 0 || first >= c.tokens || rows > c.tokens-first || !c.work.Sends.Sync(layer) {
@@ -492,6 +497,11 @@ func (c *Contributor) receive(m Message) error {
 			return c.commitAgain(m)
 		}
 		return c.violation(Errorf(CodeOrder, "commit came in the wrong place"))
+	case Queries:
+		if err := c.inSession(m.Session); err != nil {
+			return err
+		}
+		return c.queried(m)
 	case Abort:
 		if err := c.inSession(m.Session); err != nil {
 			return err
@@ -658,14 +668,63 @@ func (c *Contributor) commit(m Commit) error {
 			c.send(p.Origin, Join{c.plan.Session, c.work.Origin})
 		}
 	}
-	if c.work.Sends.Count() > 0 {
-		work := c.work
-		c.ready.Start = &work
+	if c.work.Rows.NeedsQueries() {
+		c.queries = make([]Query, layers)
 	}
+	c.begin()
 	for _, j := range c.waiting {
 		_ = c.admit(j, c.mayJoin(j)) // answered in Ready
 	}
 	c.waiting = nil
+	return nil
+}
+
+// begin starts the work as soon as nothing is missing that it needs from the publisher.
+func (c *Contributor) begin() {
+	if c.begun || !c.hasQueries() {
+		return
+	}
+	c.begun = true
+	if c.work.Sends.Count() > 0 {
+		work := c.work
+		work.Queries = c.queries
+		c.ready.Start = &work
+	}
+}
+
+// hasQueries reports whether rows of all layers that are sent can be ranked.
+func (c *Contributor) hasQueries() bool {
+	for _, l := range c.work.Sends.Layers() {
+		if c.queries != nil && c.queries[l].Heads == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// queried takes what the publisher looks for at some layers: each sync layer once, after the commit.
+func (c *Contributor) queried(m Queries) error {
+	if c.queries == nil {
+		return c.violation(Errorf(CodeOrder, "queries came in the wrong place"))
+	}
+	layers := c.plan.Schedules.Any()
+	for _, l := range m.Layers {
+		if l.Layer >= layers.Len() || !layers.Sync(l.Layer) {
+			return c.violation(Errorf(CodeRange, "queries of layer %d, the plan syncs at layers %v", l.Layer, layers))
+		}
+		if c.queries[l.Layer].Heads > 0 {
+			return c.violation(Errorf(CodeDuplicate, "queries of layer %d came twice", l.Layer))
+		}
+		if err := fitsLayer(c.cfg.Shape, m.Heads, l); err != nil {
+			return c.violation(err)
+		}
+		q := Query{m.Heads, make([]float32, len(l.Vectors)/2)}
+		if err := F16.DecodeRows(q.Vectors, c.cfg.Shape.Layers[l.Layer].K, l.Vectors); err != nil {
+			return c.violation(err)
+		}
+		c.queries[l.Layer] = q
+	}
+	c.begin()
 	return nil
 }
 
@@ -874,6 +933,9 @@ func (c *Contributor) tick(now time.Duration) {
 				c.lose(p.Origin, CodeDeadline, fmt.Sprintf("it did not join within %v", joinGrace))
 			}
 		}
+	}
+	if c.state == contributorWorking && !c.begun && c.now >= c.end {
+		c.abort(Errorf(CodeDeadline, "the publisher's queries, which rows are chosen by, did not come within %v", c.end-c.start))
 	}
 	if c.state >= contributorTokenising && c.state <= contributorWorking && c.now >= c.end {
 		c.abort(Errorf(CodeDeadline, "the rows were not all sent within %v", c.end-c.start))

@@ -5,6 +5,7 @@ import (
 	"os"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -89,6 +90,9 @@ func TestWireDocumentIsTheCode(t *testing.T) {
 		{"MaxText", MaxText},
 		{"MaxTypes", MaxTypes},
 		{"MaxRowShares", MaxRowShares},
+		{"MaxQueryVectors", MaxQueryVectors},
+		{"MaxQueryLayers", MaxQueryLayers},
+		{"MaxQueryBytes", MaxQueryBytes},
 		{"MaxDeadlineMS", MaxDeadlineMS},
 	} {
 		want = append(want, [2]string{limit.name, fmt.Sprint(limit.value)})
@@ -96,8 +100,8 @@ func TestWireDocumentIsTheCode(t *testing.T) {
 	if got := tableRows(doc["9. Limits"]); !reflect.DeepEqual(got, want) {
 		t.Errorf("the limits are\n%v, in the code\n%v", got, want)
 	}
-	if !strings.Contains(doc["9. Limits"], fmt.Sprint(maxBody[MessageCommit])) {
-		t.Errorf("the largest commit has %d bytes", maxBody[MessageCommit])
+	if largest := slices.Max(maxBody[:]); !strings.Contains(doc["9. Limits"], fmt.Sprint(largest)) {
+		t.Errorf("the largest message has %d bytes", largest)
 	}
 
 	source, err := os.ReadFile("wire.go")

@@ -118,6 +118,7 @@ var bodies = map[MessageType]reflect.Type{
 	MessageDone:    reflect.TypeFor[Done](),
 	MessageAbort:   reflect.TypeFor[Abort](),
 	MessageReceipt: reflect.TypeFor[Receipt](),
+	MessageQueries: reflect.TypeFor[Queries](),
 	MessagePing:    reflect.TypeFor[Ping](),
 }
 

@@ -42,6 +42,15 @@ const (
 	// MaxRowShares bounds the shares of rows in a Plan: one for each layer.
 	MaxRowShares = MaxLayers
 
+	// MaxQueryVectors bounds the pooled queries of one layer.
+	MaxQueryVectors = 4
+
+	// MaxQueryLayers bounds the layers of one Queries.
+	MaxQueryLayers = 64
+
+	// MaxQueryBytes bounds the vectors of one Queries in bytes, so that it fits into a control message.
+	MaxQueryBytes = 30 << 10
+
 	// MaxDeadlineMS bounds a session's deadline in milliseconds: one day.
 	MaxDeadlineMS = 24 * 60 * 60 * 1000
 )

@@ -14,8 +14,8 @@ type Token = int32
 // Protocol is the version of the protocol that this package speaks, the number in Hello.
 const Protocol = 1
 
-// Message is one of the messages of the control stream. Only the types of this file implement it, as values,
-// not pointers. What validate holds is checked on the way out and on the way in, so that no other code needs
+// Message is one of the messages of the control stream. Only the types of this file and Queries implement it, as
+// values, not pointers. What validate holds is checked on the way out and on the way in, so that no other code needs
 // to ask again.
 type Message interface {
 	messageType() MessageType

@@ -85,6 +85,7 @@ func samples() map[string]Message {
 		"abort":   Abort{sampleSession, CodeMemory, ""},
 		"receipt": Receipt{sampleSession, 311, 30, 4118400, []int{1}},
 		"ping":    Ping{0xfedcba9876543210, true},
+		"queries": Queries{sampleSession, 1, []LayerQuery{{2, []byte{0, 0x3c, 0, 0xc0}}, {300, []byte{0, 0, 0xff, 0x7b}}}},
 	}
 }
 
@@ -194,7 +195,7 @@ func TestUnknownKeysAndTypesAreSkipped(t *testing.T) {
 			t.Errorf("%s:\n got %+v\nwant %+v", name, got, m)
 		}
 	}
-	for _, typ := range []MessageType{0, 12, 999, 65535} {
+	for _, typ := range []MessageType{0, 13, 999, 65535} {
 		if m, err := ParseMessage(typ, []byte("anything")); m != nil || err != nil {
 			t.Errorf("type %d: got %v, %v", typ, m, err)
 		}
@@ -314,7 +315,7 @@ func TestInvalidMessagesAreRefusedBothWays(t *testing.T) {
 		"plan with f16+h":               with("plan-gather", func(m *Plan) { m.Wire = m.Wire.With(3, WireTypes{F16 | Hadamard, F16}) }),
 		"plan with types of 5 layers":   with("plan-gather", func(m *Plan) { m.Wire = Uniform(WireTypes{F16, F16}, 5) }),
 		"plan without rows":             with("plan-gather", func(m *Plan) { m.Rows = Selection{} }),
-		"plan with rows of kind 7":      with("plan-gather", func(m *Plan) { m.Rows = Selection{7, 0, []Share{1}} }),
+		"plan with rows of kind 9":      with("plan-gather", func(m *Plan) { m.Rows = Selection{9, 0, []Share{1}} }),
 		"plan with a share of all":      with("plan-gather", func(m *Plan) { m.Rows.Shares = []Share{1} }),
 		"plan with shares of 5 layers":  with("plan-gather", func(m *Plan) { m.Rows = Selection{RowsNorm, 0, slices.Repeat([]Share{1}, 5)} }),
 		"plan with many shares":         with("plan-gather", func(m *Plan) { m.Rows = Selection{RowsNorm, 0, slices.Repeat([]Share{1}, MaxRowShares+1)} }),
@@ -362,6 +363,16 @@ func TestInvalidMessagesAreRefusedBothWays(t *testing.T) {
 		"receipt, origin 63":            with("receipt", func(m *Receipt) { m.Missing = []int{MaxParticipants - 1} }),
 		"receipt, layers below zero":    with("receipt", func(m *Receipt) { m.Layers = -1 }),
 		"receipt, bytes below zero":     with("receipt", func(m *Receipt) { m.Bytes = -1 }),
+		"queries of no layer":           with("queries", func(m *Queries) { m.Layers = nil }),
+		"queries of no head":            with("queries", func(m *Queries) { m.Heads = 0 }),
+		"queries of many heads":         with("queries", func(m *Queries) { m.Heads = MaxRowElements + 1 }),
+		"queries of layer 512":          with("queries", func(m *Queries) { m.Layers[1].Layer = MaxLayers }),
+		"queries of a layer twice":      with("queries", func(m *Queries) { m.Layers[0].Layer = 300 }),
+		"queries without vectors":       with("queries", func(m *Queries) { m.Layers[1].Vectors = nil }),
+		"queries with half an element":  with("queries", func(m *Queries) { m.Layers[1].Vectors = make([]byte, 3) }),
+		"queries that are infinite":     with("queries", func(m *Queries) { m.Layers[1].Vectors = []byte{0, 0x7c} }),
+		"queries of many bytes":         with("queries", func(m *Queries) { m.Layers[1].Vectors = make([]byte, MaxQueryBytes-2) }),
+		"queries of many layers":        with("queries", func(m *Queries) { m.Layers = largestQueries(MaxQueryLayers + 1) }),
 		"receipt, many tokens":          with("receipt", func(m *Receipt) { m.Tokens = MaxTokens + 1 }),
 	} {
 		if _, err := AppendMessage(nil, m); CodeOf(err) != CodeInternal {
@@ -395,6 +406,14 @@ func largestRoster(n int) []Participant {
 		offset += roster[i].Tokens
 	}
 	return roster
+}
+
+func largestQueries(n int) []LayerQuery {
+	list := make([]LayerQuery, n)
+	for i := range list {
+		list[i] = LayerQuery{MaxLayers - n + i, make([]byte, MaxQueryBytes/MaxQueryLayers)}
+	}
+	return list
 }
 
 func TestPlanOfTwoModelsIsNotSent(t *testing.T) {
@@ -454,6 +473,7 @@ func TestTheLargestMessagesFit(t *testing.T) {
 		Abort{sampleSession, math.MaxUint16, text},
 		Receipt{sampleSession, MaxTokens, MaxLayers, math.MaxInt64, missing},
 		Ping{math.MaxUint64, true},
+		Queries{sampleSession, MaxRowElements, largestQueries(MaxQueryLayers)},
 	} {
 		typ, body := frameOf(t, m)
 		if got, err := ParseMessage(typ, body); err != nil || !reflect.DeepEqual(got, m) {
@@ -491,10 +511,12 @@ func TestParseMessageAllocatesLittle(t *testing.T) {
 		"a long name":                  body("a1 02 79 7000", 'x', 0x7000),
 		"4096 empty maps":              body("a1 18 63 99 1000", 0xa0, 4096),
 		"deep arrays":                  body("a1 09", 0x81, 30000),
+		"64 empty layers":              body("a1 03 98 40", 0xa0, 64),
+		"65 empty layers":              body("a1 03 98 41", 0xa0, 65),
 		"sixty-four keys, all one key": body("b8 40", 0x00, 128),
 	}
 	for name, body := range bodies {
-		for typ := MessageHello; typ <= MessagePing; typ++ {
+		for typ := MessageHello; typ <= MessageQueries; typ++ {
 			got := allocated(func() { ParseMessage(typ, body) })
 			if got > most {
 				t.Errorf("%s as %v: %d bytes allocated, must be at most %d", name, typ, got, most)

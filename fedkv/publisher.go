@@ -44,6 +44,8 @@ func (c *PublisherConfig) validate() error {
 		c.Wire.Validate(len(c.Shape.Layers)),
 		checkTypesOffered(c.Self, c.Wire, layers),
 		c.Rows.Validate(),
+		check(c.Rows.Kind != RowsQuery || QueryVectors(c.Shape, layers) > 0,
+			"the model's K rows are too long to be compared with queries; choose rows by norm or diverse"),
 		check(len(c.Rows.Layers) == 0 || len(c.Rows.Layers) == len(c.Shape.Layers),
 			"shares of rows for %d layers, the model has %d", len(c.Rows.Layers), len(c.Shape.Layers)),
 	); err != nil {
@@ -95,7 +97,7 @@ type PublisherReady struct {
 //	settled    the own segment may be evaluated; in lockstep, rows still come in
 //	over       failed, or closed by CloseMessages
 //
-// The events it takes are PeerUp, PeerDown, Received, BlockOffered, BlockIn, Tick and Stopped.
+// The events it takes are PeerUp, PeerDown, Received, BlockOffered, BlockIn, Queried, Tick and Stopped.
 type Publisher struct {
 	cfg   PublisherConfig
 	now   time.Duration
@@ -103,6 +105,8 @@ type Publisher struct {
 	peers []peer
 	book  *Collector
 	ready PublisherReady
+
+	queries []Queries // for every contributor of the roster; nil before Queried
 
 	committed, settled Layout
 	missing            []Missing
@@ -199,6 +203,8 @@ func (p *Publisher) step(e Event) error {
 		return p.block(e.From, e.Header, p.book.Offer)
 	case BlockIn:
 		return p.block(e.From, e.Header, p.book.Accept)
+	case Queried:
+		return p.queried(e)
 	}
 	return Errorf(CodeInternal, "a publisher takes no %T", e)
 }
@@ -460,9 +466,36 @@ func (p *Publisher) commit() {
 		// The shapes, types and tokens were checked when they came in, so that nothing can fail here.
 		_ = p.book.Expect(s.Origin, s.Tokens, p.cfg.Schedules.Publisher, p.firstNeeded(p.committed, s.Origin))
 		p.send(s.Origin, Commit{p.cfg.Session, p.committed.Prefix, roster})
+		p.sendQueries(s.Origin)
 	}
 	layout := p.committed
 	p.ready.Committed = &layout
+}
+
+// queried takes the queries and sends them to those who wait for them.
+func (p *Publisher) queried(e Queried) error {
+	if p.cfg.Rows.Kind != RowsQuery || p.queries != nil {
+		return Errorf(CodeOrder, "nobody waits for queries")
+	}
+	layers := p.cfg.Schedules.Any()
+	list, err := queryMessages(p.cfg.Session, p.cfg.Shape, layers, e.Layers)
+	if err != nil {
+		p.fail(err)
+		return err
+	}
+	p.queries = list
+	for origin := range p.peers {
+		if p.peers[origin].state == peerIn {
+			p.sendQueries(origin)
+		}
+	}
+	return nil
+}
+
+func (p *Publisher) sendQueries(origin int) {
+	for _, m := range p.queries {
+		p.send(origin, m)
+	}
 }
 
 // roster is a layout with everybody's identity.

@@ -30,15 +30,18 @@ const (
 	RowsNorm RowKind = 5
 	// RowsDiverse keeps the rows whose K is least similar to the mean of all (KeyDiff, arXiv 2504.15364).
 	RowsDiverse RowKind = 6
+	// RowsQuery keeps the rows that pooled queries of the publisher's own segment attend to most: see Query. Contributors
+	// learn something of that segment.
+	RowsQuery RowKind = 7
 	// RowsPrivate is a fixed random subset without neighbours: kept rows are at least 3 apart, so that nobody gets
 	// two tokens in a row, at any layer.
 	RowsPrivate RowKind = 8
 )
 
-// rowKinds names the kinds. Number 7 is kept for rows that are ranked by queries of the publisher.
+// rowKinds names the kinds.
 var rowKinds = map[RowKind]string{
 	RowsAll: "all", RowsRandom: "random", RowsLayerRandom: "layer-random", RowsRecent: "recent", RowsNorm: "norm",
-	RowsDiverse: "diverse", RowsPrivate: "private",
+	RowsDiverse: "diverse", RowsQuery: "query", RowsPrivate: "private",
 }
 
 const (
@@ -94,15 +97,12 @@ type RowPolicy struct {
 // ParseRowPolicy reads which rows are sent:
 //
 //	all                    every row
-//	random=0.5             half of each segment, chosen by KIND: random, layer-random, recent, norm, diverse, private
+//	random=0.5             half of each segment, chosen by KIND: random, layer-random, recent, norm, diverse, query, private
 //	random=0.5:0.25:1      half of the first contributor's, a quarter of the second's, all of the others'
 //
 // Shares are above 0 and at most 1, of private at most 0.3333. Seed and Layers are not part of the text.
 func ParseRowPolicy(spec string) (RowPolicy, error) {
 	name, list, some := strings.Cut(spec, "=")
-	if name == "query" {
-		return RowPolicy{}, Errorf(CodePlan, "rows %q: rows ranked by queries are not available; use norm or diverse", spec)
-	}
 	var p RowPolicy
 	for kind, known := range rowKinds {
 		if known == name {
@@ -111,7 +111,7 @@ func ParseRowPolicy(spec string) (RowPolicy, error) {
 	}
 	switch {
 	case p.Kind == 0:
-		return RowPolicy{}, Errorf(CodePlan, "unknown rows %q; known are all, and random, layer-random, recent, norm, diverse and private with a share, as in random=0.5", spec)
+		return RowPolicy{}, Errorf(CodePlan, "unknown rows %q; known are all, and random, layer-random, recent, norm, diverse, query and private with a share, as in random=0.5", spec)
 	case p.Kind == RowsAll && some:
 		return RowPolicy{}, Errorf(CodePlan, "rows %q: all has no share", spec)
 	case p.Kind == RowsAll:
@@ -214,7 +214,12 @@ func (s Selection) validateFor(layers int) error {
 }
 
 // NeedsKeys reports whether Select looks at K rows.
-func (s Selection) NeedsKeys() bool { return s.Kind == RowsNorm || s.Kind == RowsDiverse }
+func (s Selection) NeedsKeys() bool {
+	return s.Kind == RowsNorm || s.Kind == RowsDiverse || s.NeedsQueries()
+}
+
+// NeedsQueries reports whether Select compares K rows with queries, which needs both as they are at position 0.
+func (s Selection) NeedsQueries() bool { return s.Kind == RowsQuery }
 
 // share is that of a layer.
 func (s Selection) share(layer int) Share {
@@ -228,10 +233,10 @@ func (s Selection) share(layer int) Share {
 }
 
 // Select says which of the rows [first, first+n) of a segment of so many tokens are sent at a layer: n booleans, or
-// nil if all are. keys is the K rows, [n][elements], if NeedsKeys says so. What it keeps of all parts of a segment,
-// asked for in order, is share × tokens rows, rounded, and at least one. Kinds that look at no keys keep the same
-// rows however the segment is cut.
-func (s Selection) Select(layer, tokens, first, n int, keys []float32) (keep []bool) {
+// nil if all are. keys is the K rows, [n][elements], if NeedsKeys says so, and query is what they are compared with if
+// NeedsQueries does. What it keeps of all parts of a segment, asked for in order, is share × tokens rows, rounded, and at
+// least one. Kinds that look at no keys keep the same rows however the segment is cut.
+func (s Selection) Select(layer, tokens, first, n int, keys []float32, query Query) (keep []bool) {
 	share := s.share(layer)
 	if s.Kind <= RowsAll || share == WholeShare || n < 1 {
 		return nil
@@ -241,6 +246,8 @@ func (s Selection) Select(layer, tokens, first, n int, keys []float32) (keep []b
 		return least(norms(keys, n), share.count(first, n))
 	case RowsDiverse:
 		return least(likeness(keys, n), share.count(first, n))
+	case RowsQuery:
+		return least(query.distance(keys, n), share.count(first, n))
 	}
 	count := share.count(0, tokens)
 	switch s.Kind {

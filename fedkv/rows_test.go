@@ -22,6 +22,7 @@ func TestParseRowPolicy(t *testing.T) {
 		{"random=0.5:0.25:1", RowPolicy{Kind: RowsRandom, Shares: []Share{5000, 2500, 10000}}, "random=0.5:0.25:1"},
 		{"norm=0.00001", RowPolicy{Kind: RowsNorm, Shares: []Share{1}}, "norm=0.0001"},
 		{"diverse=0.1", RowPolicy{Kind: RowsDiverse, Shares: []Share{1000}}, "diverse=0.1"},
+		{"query=0.5", RowPolicy{Kind: RowsQuery, Shares: []Share{5000}}, "query=0.5"},
 		{"private=0.3333", RowPolicy{Kind: RowsPrivate, Shares: []Share{3333}}, "private=0.3333"},
 	} {
 		got, err := ParseRowPolicy(test.spec)
@@ -34,7 +35,7 @@ func TestParseRowPolicy(t *testing.T) {
 	}
 	for _, spec := range []string{
 		"", "some", "all=1", "all=", "random", "random=", "random=0", "random=1.5", "random=-1", "random=x", "random=NaN", "random=1e-1",
-		"random=0.5:", "random=0.5:2", "private=0.5", "private=0.1:0.4", "query=0.5", "query", "random=0x1p-1",
+		"random=0.5:", "random=0.5:2", "private=0.5", "private=0.1:0.4", "query", "random=0x1p-1",
 	} {
 		if p, err := ParseRowPolicy(spec); !errors.Is(err, ErrPlan) {
 			t.Errorf("%q: %+v, %v", spec, p, err)
@@ -44,7 +45,7 @@ func TestParseRowPolicy(t *testing.T) {
 		t.Error("the zero policy is not all")
 	}
 	for name, p := range map[string]RowPolicy{
-		"a kind of the future": {Kind: 7, Shares: []Share{1}},
+		"a kind of the future": {Kind: 9, Shares: []Share{1}},
 		"no shares":            {Kind: RowsRandom},
 		"no kind":              {Shares: []Share{1}},
 		"shares of all":        {Kind: RowsAll, Shares: []Share{1}},
@@ -72,7 +73,7 @@ func TestShareOfAContributorAndALayer(t *testing.T) {
 // drawSelection is any selection that is not all rows.
 func drawSelection(t *rapid.T) Selection {
 	s := Selection{
-		Kind: rapid.SampledFrom([]RowKind{RowsRandom, RowsLayerRandom, RowsRecent, RowsNorm, RowsDiverse, RowsPrivate}).Draw(t, "kind"),
+		Kind: rapid.SampledFrom([]RowKind{RowsRandom, RowsLayerRandom, RowsRecent, RowsNorm, RowsDiverse, RowsQuery, RowsPrivate}).Draw(t, "kind"),
 		Seed: rapid.Uint64().Draw(t, "seed"),
 	}
 	most := 10000
@@ -105,13 +106,14 @@ func TestSelectLaws(t *testing.T) {
 		const elements = 4
 		tokens := rapid.IntRange(1, 60).Draw(t, "tokens")
 		keys := gaussians(s.Seed, tokens, elements)
+		query := Query{Heads: 2, Vectors: gaussians(s.Seed+1, 2, elements)}
 		fixed := map[int][]int{}
 		for layer := range 3 {
-			whole := s.Select(layer, tokens, 0, tokens, keys)
+			whole := s.Select(layer, tokens, 0, tokens, keys, query)
 			var parts []bool
 			for first := 0; first < tokens; {
 				n := rapid.IntRange(1, tokens-first).Draw(t, "n")
-				part := s.Select(layer, tokens, first, n, keys[first*elements:][:n*elements])
+				part := s.Select(layer, tokens, first, n, keys[first*elements:][:n*elements], query)
 				if part == nil {
 					part = slices.Repeat([]bool{true}, n)
 				}
@@ -170,7 +172,7 @@ func TestSelectKeepsWhatItsKindSays(t *testing.T) {
 		{RowsRecent, 2, []int{1}},
 	} {
 		s := Selection{Kind: test.kind, Shares: []Share{4000}}
-		if got := marked(s.Select(0, test.n, 0, test.n, keys)); !slices.Equal(got, test.want) {
+		if got := marked(s.Select(0, test.n, 0, test.n, keys, Query{})); !slices.Equal(got, test.want) {
 			t.Errorf("%v of %d rows: %v, want %v", test.kind, test.n, got, test.want)
 		}
 	}
@@ -179,7 +181,7 @@ func TestSelectKeepsWhatItsKindSays(t *testing.T) {
 // Seeds and, where the kind says so, layers make a difference; nothing else does.
 func TestSelectDrawsByItsSeed(t *testing.T) {
 	rows := func(kind RowKind, seed uint64, layer int) []int {
-		return marked(Selection{kind, seed, []Share{2000}}.Select(layer, 100, 0, 100, nil))
+		return marked(Selection{kind, seed, []Share{2000}}.Select(layer, 100, 0, 100, nil, Query{}))
 	}
 	for _, kind := range []RowKind{RowsRandom, RowsLayerRandom, RowsPrivate} {
 		if !slices.Equal(rows(kind, 1, 0), rows(kind, 1, 0)) || slices.Equal(rows(kind, 1, 0), rows(kind, 2, 0)) {

@@ -97,6 +97,9 @@ func (s Schedule) union(o Schedule) Schedule {
 	return s
 }
 
+// Any is the layers at which somebody exchanges rows.
+func (s Schedules) Any() Schedule { return s.Contributors.union(s.Publisher) }
+
 // String is the canonical spec: "none", "all", or ascending layers and closed ranges such as "0,4-7,9".
 // ParseSchedule reads it back to an equal schedule.
 func (s Schedule) String() string {

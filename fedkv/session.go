@@ -76,6 +76,10 @@ type Joined struct {
 // Tokenised is for Contributor: the own segment has Count tokens.
 type Tokenised struct{ Count int }
 
+// Queried is for Publisher, if its policy is RowsQuery: what the own segment looks for, by layer of the model; only sync
+// layers count. It comes once, at any time: contributors wait for it after the commit.
+type Queried struct{ Layers []Query }
+
 // Tick tells the time. Deadlines pass only with it.
 type Tick struct{ Now time.Duration }
 
@@ -94,6 +98,7 @@ func (BlockIn) event()      {}
 func (BlockSent) event()    {}
 func (Joined) event()       {}
 func (Tokenised) event()    {}
+func (Queried) event()      {}
 func (Tick) event()         {}
 func (Stopped) event()      {}
 

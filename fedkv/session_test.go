@@ -307,7 +307,7 @@ func (s *stage) layer(origin int) bool {
 	}
 	layer := a.layer
 	if a.work.Sends.Sync(layer) {
-		blocks, err := a.machine.Blocks(layer, 0, a.tokens, a.work.Rows.Select(layer, a.tokens, 0, a.tokens, nil))
+		blocks, err := a.machine.Blocks(layer, 0, a.tokens, a.work.Rows.Select(layer, a.tokens, 0, a.tokens, nil, Query{}))
 		if CodeOf(err) == CodeDuplicate { // it waited here before
 			blocks, err = nil, nil
 		}

@@ -79,6 +79,7 @@ const (
 	MessageAbort   MessageType = 9
 	MessageReceipt MessageType = 10
 	MessagePing    MessageType = 11
+	MessageQueries MessageType = 12
 )
 
 // maxBody is the bytes of the largest body of each message, every field at its limit.
@@ -94,6 +95,7 @@ var maxBody = [...]int{
 	MessageAbort:   539,
 	MessageReceipt: 144,
 	MessagePing:    13,
+	MessageQueries: 31324,
 }
 
 var messageNames = [...]string{
@@ -108,6 +110,7 @@ var messageNames = [...]string{
 	MessageAbort:   "abort",
 	MessageReceipt: "receipt",
 	MessagePing:    "ping",
+	MessageQueries: "queries",
 }
 
 // String is the message's name in lower case.

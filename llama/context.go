@@ -36,6 +36,7 @@ type Context struct {
 	handle cgo.Handle
 	inHook atomic.Bool
 	output OutputHook
+	query  QueryHook
 }
 
 // NewContext allocates the caches of spec.

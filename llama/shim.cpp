@@ -24,6 +24,9 @@ extern "C" int32_t shimHook(int32_t il, int32_t * pos, size_t n, uintptr_t handl
 extern "C" void shimOutput(int32_t il, int32_t * pos, size_t n, float * rows, uint32_t n_embd,
                            uintptr_t handle); // exported by output.go
 
+extern "C" void shimQuery(int32_t il, int32_t * pos, size_t n, float * rows, uint32_t n_head, uint32_t n_embd,
+                          uintptr_t handle); // exported by query.go
+
 namespace {
 
 thread_local std::string last_error;
@@ -281,4 +284,13 @@ static void on_output(int32_t il, const llama_pos * pos, size_t n, const float *
 
 int32_t shim_set_output_hook(llama_context * ctx, bool on, uintptr_t handle) {
     return llama_fed_set_output_hook(ctx, on ? on_output : nullptr, (void *) handle);
+}
+
+static void on_query(int32_t il, const llama_pos * pos, size_t n, const float * rows, uint32_t n_head, uint32_t n_embd,
+                     void * user_data) {
+    shimQuery(il, const_cast<llama_pos *>(pos), n, const_cast<float *>(rows), n_head, n_embd, (uintptr_t) user_data);
+}
+
+int32_t shim_set_query_hook(llama_context * ctx, bool on, uintptr_t handle) {
+    return llama_fed_set_query_hook(ctx, on ? on_query : nullptr, (void *) handle);
 }

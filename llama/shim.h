@@ -85,6 +85,9 @@ int32_t shim_set_hook(struct llama_context * ctx, const uint8_t * layers, size_t
 // The same with shimOutput and the outputs of all layers; on false removes it.
 int32_t shim_set_output_hook(struct llama_context * ctx, bool on, uintptr_t handle);
 
+// The same with shimQuery and the queries of all layers.
+int32_t shim_set_query_hook(struct llama_context * ctx, bool on, uintptr_t handle);
+
 #ifdef __cplusplus
 }
 #endif

@@ -15,7 +15,7 @@ type Federation struct {
 	Schedules fedkv.Schedules
 	Positions fedkv.Positions
 	Wire      fedkv.Wire      // zero: rows cross as they are, and count as f16
-	Rows      fedkv.RowPolicy // which rows contributors send
+	Rows      fedkv.RowPolicy // which rows contributors send; by any rule but RowsQuery, which needs an engine
 	Prefix    []fedkv.Token
 	Segments  [][]fedkv.Token // in token order, the publisher's last
 
@@ -358,7 +358,7 @@ func (r *run) sendLayer(i, layer int, own Rows) {
 				keys = append(keys, float32(v))
 			}
 		}
-		blocks, err := m.machine.Blocks(layer, first, end-first, m.selection.Select(layer, len(own.K), first, end-first, keys))
+		blocks, err := m.machine.Blocks(layer, first, end-first, m.selection.Select(layer, len(own.K), first, end-first, keys, fedkv.Query{}))
 		r.check(err)
 		r.send(i, blocks)
 	}

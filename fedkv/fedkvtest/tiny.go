@@ -194,6 +194,21 @@ func (p *Pass) Rows() Rows {
 	return r
 }
 
+// Queries is what the pass's tokens look for at the next layer, not rotated: the queries that share a KV head averaged,
+// [tokens][kv heads × head dim].
+func (p *Pass) Queries() [][]float64 {
+	l, m := &p.model.layers[p.layer], p.model
+	group := m.Heads / m.KVHeads
+	out := make([][]float64, len(p.x))
+	for i, x := range p.x {
+		out[i] = make([]float64, m.KVHeads*m.HeadDim)
+		for j, v := range l.q.times(normalise(x, l.attentionNorm)) {
+			out[i][j/m.HeadDim/group*m.HeadDim+j%m.HeadDim] += v / float64(group)
+		}
+	}
+	return out
+}
+
 // Attend finishes the next layer: token q of the pass attends to those of the rows that see accepts, in their
 // order, and goes through the feed-forward part.
 func (p *Pass) Attend(rows Rows, see func(q, k int) bool) {

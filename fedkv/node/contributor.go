@@ -255,7 +255,7 @@ type contribution struct {
 	plan     *fedkv.Plan
 	deadline time.Time // of the plan
 	work     *fedkv.Work
-	dials    []fedkv.Participant // set with work
+	dials    []fedkv.Participant // set at the commit, before work
 	sent     bool                // all rows are on their way
 	owed     bool                // rows of layers that are done are asked for
 	bytes    int64
@@ -298,8 +298,9 @@ func (s *contribution) drain() {
 		s.deadline = time.Now().Add(time.Duration(r.Tokenise.DeadlineMS) * time.Millisecond)
 	}
 	if r.Start != nil {
-		s.work, s.dials = r.Start, r.Dial
+		s.work = r.Start
 	}
+	s.dials = append(s.dials, r.Dial...)
 	for _, p := range r.Dial {
 		// messages to it wait in the outbox until it is reached
 		s.x.links[p.Origin] = newOutbox()
@@ -347,7 +348,12 @@ func (s *contribution) contribute(evaluated func()) (err error) {
 	if err := s.tokenise(); err != nil {
 		return err
 	}
-	if err := s.await(func() bool { return s.work != nil || s.sent }); err != nil {
+	started := func() bool { return s.work != nil || s.sent }
+	if err := s.await(func() bool { return started() || len(s.dials) > 0 }); err != nil {
+		return err
+	}
+	s.dialAll()
+	if err := s.await(started); err != nil {
 		return err
 	}
 	var cache Cache
@@ -419,11 +425,6 @@ func (s *contribution) tokenise() error {
 // its end, since what is to be sent was taken out of it, unless more of it may be owed: then it is returned.
 func (s *contribution) evaluate() (kept Cache, err error) {
 	w := s.work
-	for _, p := range s.dials {
-		sender := s.newSender(p.Origin, nil)
-		s.senders[p.Origin] = sender
-		s.x.tasks.start(func() { s.dial(p, sender) })
-	}
 	cache, err := s.openCache()
 	if err != nil {
 		return nil, fmt.Errorf("a cache for %d tokens: %w", w.Segment.End(), err)
@@ -443,6 +444,9 @@ func (s *contribution) evaluate() (kept Cache, err error) {
 			return nil, evalError(s.x.live, "the prefix", err)
 		}
 		if err := canCentre(cache, w.Wire, layers); err != nil {
+			return nil, err
+		}
+		if err := canCompare(cache, w.Rows); err != nil {
 			return nil, err
 		}
 	}
@@ -508,7 +512,11 @@ func (s *contribution) sendRows(cache Cache, layer, first, n int) error {
 			return err
 		}
 	}
-	keep := s.work.Rows.Select(layer, len(s.tokens), first, n, keys)
+	var query fedkv.Query
+	if s.work.Rows.NeedsQueries() {
+		query = s.work.Queries[layer]
+	}
+	keep := s.work.Rows.Select(layer, len(s.tokens), first, n, keys, query)
 	s.x.mu.Lock()
 	_ = s.x.stepLocked(fedkv.Tick{Now: time.Since(s.x.start)}) // Done says when the rows were computed
 	blocks, err := s.machine.Blocks(layer, first, n, keep)
@@ -519,16 +527,23 @@ func (s *contribution) sendRows(cache Cache, layer, first, n int) error {
 	return s.sendBlocks(cache, blocks)
 }
 
-// keys is K rows [first, first+n) of the segment, [n][elements].
+// keys is K rows [first, first+n) of the segment, [n][elements], at position 0 if they are compared with queries.
 func (s *contribution) keys(cache Cache, layer, first, n int) ([]float32, error) {
-	f16 := fedkv.WireTypes{K: fedkv.F16, V: fedkv.F16}
-	rows, err := cache.AppendRows(nil, layer, fedkv.Span(s.work.At+first, n), f16)
+	types := fedkv.WireTypes{K: fedkv.F16, V: fedkv.F16}
+	if s.work.Rows.NeedsQueries() {
+		types.K |= fedkv.Centred
+	}
+	rows, err := cache.AppendRows(nil, layer, fedkv.Span(s.work.At+first, n), types)
 	if err != nil {
 		return nil, err
 	}
-	elements := s.x.shape.Layers[layer].K
-	keys := make([]float32, n*elements)
-	return keys, fedkv.F16.DecodeRows(keys, elements, rows[:2*len(keys)])
+	shape := s.x.shape.Layers[layer]
+	k, _, err := shape.BlockSize(types, n)
+	if err != nil {
+		return nil, err
+	}
+	keys := make([]float32, n*shape.K)
+	return keys, types.K.DecodeRows(keys, shape.K, rows[:k])
 }
 
 func (s *contribution) sendBlocks(cache Cache, blocks []fedkv.Outgoing) error {
@@ -547,6 +562,15 @@ func (s *contribution) sendBlocks(cache Cache, blocks []fedkv.Outgoing) error {
 		}
 	}
 	return nil
+}
+
+// dialAll opens the direct links to later contributors.
+func (s *contribution) dialAll() {
+	for _, p := range s.dials {
+		sender := s.newSender(p.Origin, nil)
+		s.senders[p.Origin] = sender
+		s.x.tasks.start(func() { s.dial(p, sender) })
+	}
 }
 
 // dial opens the direct link to a later contributor.

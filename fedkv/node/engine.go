@@ -58,6 +58,15 @@ type Cache interface {
 	Close() error
 }
 
+// Queryable is a Cache that shows what its tokens look for. Asking for rows by fedkv.RowsQuery needs one.
+type Queryable interface {
+	// SetQueryHook lets hook see each layer's query vectors in the evaluations to come, of the tokens at [first, first+n);
+	// nil ends that. Query heads that share a KV head are averaged, so that a row is as long as one of K, with as many
+	// heads, and rotated back to position 0. Layers whose queries cannot be rotated are not shown. The rows are valid
+	// during the call, in which the cache must not be used.
+	SetQueryHook(hook func(layer, first, n, heads int, rows []float32)) error
+}
+
 // Sampler chooses the next token from a cache's last logits.
 type Sampler interface {
 	Next(Cache) (fedkv.Token, error)

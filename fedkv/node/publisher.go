@@ -174,6 +174,13 @@ func (s *Session) note(update func(r *Report)) {
 // prefill evaluates prefix, everybody's rows and the own segment.
 func (s *Session) prefill() error {
 	q := s.q
+	if q.Rows.Kind == fedkv.RowsQuery && len(q.Contacts) > 0 {
+		found, err := s.queries() // while the contributors get ready
+		if err != nil {
+			return err
+		}
+		_ = s.x.step(fedkv.Queried{Layers: found}) // a refusal ends the session
+	}
 	if err := s.await(func() bool { return s.committed != nil }); err != nil {
 		return err
 	}
@@ -254,6 +261,17 @@ func canCentre(cache Cache, wire fedkv.Wire, layers fedkv.Schedule) error {
 			return fedkv.Errorf(fedkv.CodePlan, "%v, which centred K rows need; use --wire without +c for K", err)
 		}
 		return nil
+	}
+	return nil
+}
+
+// canCompare returns an error if rows are compared with queries and the model's K rows cannot be rotated.
+func canCompare(cache Cache, rows fedkv.Selection) error {
+	if !rows.NeedsQueries() {
+		return nil
+	}
+	if err := cache.CanShift(); err != nil {
+		return fedkv.Errorf(fedkv.CodePlan, "%v, which comparing them with queries needs; choose rows by norm or diverse", err)
 	}
 	return nil
 }

@@ -34,7 +34,7 @@ func mustWire(t *testing.T, s *stage, spec string) fedkv.Wire {
 // Rows that were not selected are not attended to, whoever chose them and wherever the segment was cut.
 func TestSparseSessionsEqualTheOracle(t *testing.T) {
 	for _, spec := range specs("gather", "lockstep", "contributors=2-;publisher=1-") {
-		for _, rows := range []string{"random=0.5", "layer-random=0.3:1:0.6", "recent=0.4", "norm=0.5", "diverse=0.5", "private=0.3", "random=0.01"} {
+		for _, rows := range []string{"random=0.5", "layer-random=0.3:1:0.6", "recent=0.4", "norm=0.5", "diverse=0.5", "query=0.5", "private=0.3", "random=0.01"} {
 			play(t, spec+","+rows, func(t *testing.T) {
 				s := newStage(t, spec, lossy, 9, 4, 11, 3)
 				s.rows = mustRows(t, rows)
@@ -153,7 +153,7 @@ func TestLosslessSlidingLockstepIsOneProcess(t *testing.T) {
 // publisher's window when its place closes, whether they are done, at work, or had nothing to send at that layer.
 func TestOthersSendWhatALossMakesVisible(t *testing.T) {
 	for _, cast := range [][]int{{9, 4, 2, 3}, {2, 1, 1, 4, 2}, {6, 5, 4}} {
-		for _, rows := range []string{"all", "random=0.6", "norm=0.5"} {
+		for _, rows := range []string{"all", "random=0.6", "norm=0.5", "query=0.5"} {
 			for _, after := range []time.Duration{time.Second, 7 * time.Second, 20 * time.Second} {
 				play(t, fmt.Sprint(cast, rows, after), func(t *testing.T) {
 					s := newStage(t, "gather", lossy, cast...)
@@ -296,7 +296,7 @@ func TestWhateverIsSentTheAnswerIsTheOracles(t *testing.T) {
 			}
 			// Means depend on how rows are cut, and so on who was there: see docs/rfc/0003.
 			s.wire = mustWire(t, s, pick("q8_0/q4_0", "f16", "q4_0+h/q4_0,0-2=q8_0/q8_0,5=f16", "q5_1/q4_1+h"))
-			if spec := pick("all", "random=", "layer-random=", "recent=", "norm=", "diverse=", "private="); spec != "all" {
+			if spec := pick("all", "random=", "layer-random=", "recent=", "norm=", "diverse=", "query=", "private="); spec != "all" {
 				s.rows = mustRows(t, spec+pick("0.3", "0.05", "0.2:0.33"))
 				thinned++
 			}

@@ -41,6 +41,7 @@ type cache struct {
 	turned      []bool         // by layer: its rotation is known, since a pass came through
 	logits      [][]float32
 	output      func(layer, first, n int, rows []float32)
+	query       func(layer, first, n, heads int, rows []float32)
 }
 
 // enter claims the cache for one call. Inside a hook the evaluation holds it already.
@@ -192,6 +193,7 @@ func (c *cache) microBatch(tokens []fedkv.Token, pos int, hook *node.Hook) (*fed
 				return nil, nil
 			}
 		}
+		c.look(layer, pos, pass)
 		at, rows := c.keys(layer)
 		pass.Attend(rows, func(q, k int) bool { return c.engine.Model.Reaches(layer, positions[q], at[k]) })
 		c.show(layer, pos, pass.Hidden())

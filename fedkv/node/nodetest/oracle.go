@@ -86,18 +86,19 @@ func (o Oracle) Logits() [][]float32 {
 // foreign is the rows of a layer as those who do not own them hold them, nil where they are not sent.
 func (o Oracle) foreign(l fedkv.Layout, layer int, own fedkvtest.Rows, positions []int) fedkvtest.Rows {
 	out := fedkvtest.Rows{K: make([][]float64, len(own.K)), V: make([][]float64, len(own.V))}
+	query := o.query(l, layer)
 	base := l.Prefix // of the segment among the tokens
 	for rank, s := range l.Segments[:len(l.Segments)-1] {
 		rows, at := own.Slice(base, base+s.Tokens), positions[base:]
 		selection := o.Rows.Of(s.Origin)
 		for _, batch := range o.batches(s) {
 			var keys []float32
-			for _, k := range rows.K[batch.first:batch.end] {
+			for _, k := range o.compared(selection, rows.K[batch.first:batch.end], at[batch.first:]) {
 				for _, v := range k {
 					keys = append(keys, float32(v))
 				}
 			}
-			keep := selection.Select(layer, s.Tokens, batch.first, batch.end-batch.first, keys)
+			keep := selection.Select(layer, s.Tokens, batch.first, batch.end-batch.first, keys, query)
 			for _, block := range o.blocks(l, layer, rank, batch) {
 				var kept fedkvtest.Rows
 				var from, to []int32
@@ -124,6 +125,57 @@ func (o Oracle) foreign(l fedkv.Layout, layer int, own fedkvtest.Rows, positions
 		base += s.Tokens
 	}
 	return out
+}
+
+// compared is K rows as they are looked at to choose among them: those that are held against queries were centred at
+// position 0, which costs them some bits.
+func (o Oracle) compared(s fedkv.Selection, k [][]float64, at []int) [][]float64 {
+	if !s.NeedsQueries() {
+		return k
+	}
+	pos := make([]int32, len(k))
+	for i := range pos {
+		pos[i] = int32(at[i])
+	}
+	centred := fedkv.F16 | fedkv.Centred
+	out, err := decode(encode(nil, o.Engine.turn(k, pos, -1), centred), len(k), len(k[0]), centred)
+	if err != nil {
+		panic(err) // a test's own rows
+	}
+	return out
+}
+
+// query is what the publisher's segment looks for at a layer if it stands alone behind the prefix: the last token's
+// vector and the mean of all, as float16.
+func (o Oracle) query(l fedkv.Layout, layer int) fedkv.Query {
+	if o.Rows.Kind != fedkv.RowsQuery {
+		return fedkv.Query{}
+	}
+	tokens := slices.Concat(o.Prefix, o.Segments[len(o.Segments)-1])
+	positions := make([]int, len(tokens))
+	for i := range positions {
+		positions[i] = i
+	}
+	pass := o.Engine.Model.Begin(tokens, positions)
+	for pass.Layer() < layer {
+		pass.Attend(throughTypes(pass.Rows(), half), func(q, k int) bool { return o.Engine.Model.Reaches(pass.Layer(), q, k) })
+	}
+	own := single(pass.Queries()[l.Prefix:])
+	mean := make([]float64, len(own[0]))
+	for _, row := range own {
+		for i, v := range row {
+			mean[i] += float64(v)
+		}
+	}
+	vectors := slices.Clone(own[len(own)-1])
+	for _, v := range mean {
+		vectors = append(vectors, float32(v/float64(len(own))))
+	}
+	q := fedkv.Query{Heads: o.Engine.Model.KVHeads, Vectors: make([]float32, len(vectors))}
+	if err := fedkv.F16.DecodeRows(q.Vectors, len(mean), fedkv.F16.AppendRows(nil, vectors, len(mean))); err != nil {
+		panic(err)
+	}
+	return q
 }
 
 // span is rows [first, end) of a segment.

@@ -4,6 +4,7 @@ set(LLAMA_FED_SOURCES
     ${LLAMA_FED_DIR}/llama-fed.cpp
     ${LLAMA_FED_DIR}/llama-fed-hook.cpp
     ${LLAMA_FED_DIR}/llama-fed-output.cpp
+    ${LLAMA_FED_DIR}/llama-fed-query.cpp
     ${LLAMA_FED_DIR}/llama-fed-rows.cpp
 )
 

@@ -75,6 +75,9 @@ static void note_rope(llama_fed_layer & layer, const ggml_tensor * set_rows) {
 bool llama_fed_eval(ggml_tensor * t, bool ask, void * user_data) {
     llama_fed_state & state = *static_cast<llama_fed_state *>(user_data);
 
+    if (t->op == GGML_OP_FLASH_ATTN_EXT) {
+        return llama_fed_eval_query(state, t, ask);
+    }
     if (t->op != GGML_OP_SET_ROWS) {
         return llama_fed_eval_output(state, t, ask);
     }

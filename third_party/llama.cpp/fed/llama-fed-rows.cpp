@@ -210,8 +210,6 @@ static void hadamard(std::vector<float> & rows, size_t n_embd) {
     }
 }
 
-static int32_t rotate_rows(llama_fed_state & state, const llama_fed_rope & rope, const std::vector<int32_t> & by);
-
 // state.rows, f32 [n][n_embd], become what the type's format holds; the mean is put at out, which is moved behind it
 static void centre(llama_fed_state & state, size_t n_embd, uint8_t *& out) {
     const size_t        n = state.rows.size() / n_embd;
@@ -260,7 +258,7 @@ static int32_t encode_rows(llama_fed_state & state, const llama_fed_rope * rope,
     ggml_fp16_to_fp32_row((const ggml_fp16_t *) state.raw.data(), state.rows.data(), (int64_t) (n_embd * n));
     if (type.centred) {
         if (rope && rope->kind == llama_fed_rope::ROPE) {
-            const int32_t res = rotate_rows(state, *rope, turns(pos, n, -1));
+            const int32_t res = llama_fed_rotate(state, *rope, turns(pos, n, -1));
             if (res != LLAMA_FED_OK) {
                 return res;
             }
@@ -312,7 +310,7 @@ static int32_t decode_rows(llama_fed_state & state, const llama_fed_rope * rope,
     }
     int32_t res = check_rows_finite(state);
     if (res == LLAMA_FED_OK && rope && rope->kind == llama_fed_rope::ROPE && (type.centred || shift != 0)) {
-        res = rotate_rows(state, *rope, type.centred ? turns(pos, n, 1) : std::vector<int32_t>(n, shift));
+        res = llama_fed_rotate(state, *rope, type.centred ? turns(pos, n, 1) : std::vector<int32_t>(n, shift));
         if (res == LLAMA_FED_OK) {
             res = check_rows_finite(state); // a rotation may push a large value over the edge
         }
@@ -339,8 +337,8 @@ static ggml_backend_t cpu_backend(llama_fed_state & state) {
     return state.cpu.get();
 }
 
-// Rotates state.rows, K rows, each by its number of positions, with ggml's own RoPE.
-static int32_t rotate_rows(llama_fed_state & state, const llama_fed_rope & rope, const std::vector<int32_t> & by) {
+// With ggml's own RoPE.
+int32_t llama_fed_rotate(llama_fed_state & state, const llama_fed_rope & rope, const std::vector<int32_t> & by) {
     const int64_t  n       = (int64_t) by.size();
     ggml_backend_t backend = cpu_backend(state);
     if (!backend) {
@@ -384,8 +382,7 @@ static void rows_to_raw(const llama_fed_state & state, std::vector<uint8_t> & ra
     ggml_fp32_to_fp16_row(state.rows.data(), (ggml_fp16_t *) raw.data(), (int64_t) state.rows.size());
 }
 
-// whether K rows of a layer can be rotated now
-static int32_t check_rotation(const llama_fed_state & state, const llama_fed_layer & layer) {
+int32_t llama_fed_check_rotation(const llama_fed_state & state, const llama_fed_layer & layer) {
     if (layer.rope.kind == llama_fed_rope::UNSEEN) {
         return LLAMA_FED_E_STATE;
     }
@@ -403,7 +400,7 @@ static int32_t rows_get(llama_context * ctx, int32_t il, const llama_pos * pos, 
     llama_fed_state &       state = kv->get_state();
     const llama_fed_layer & layer = state.layers[il];
     if (parse_type(type_k).centred) {
-        res = check_rotation(state, layer);
+        res = llama_fed_check_rotation(state, layer);
         if (res != LLAMA_FED_OK) {
             return res;
         }
@@ -430,7 +427,7 @@ static int32_t rows_set(llama_context * ctx, int32_t il, const llama_pos * pos, 
         return LLAMA_FED_E_LAYER;
     }
     if (shift != 0 || parse_type(type_k).centred) {
-        res = check_rotation(state, layer);
+        res = llama_fed_check_rotation(state, layer);
         if (res != LLAMA_FED_OK) {
             return res;
         }

@@ -138,6 +138,15 @@ typedef void (*llama_fed_output_hook)(int32_t il, const llama_pos * pos, size_t 
 // Sets the hook for the outputs of all layers; hook NULL removes it.
 LLAMA_API int32_t llama_fed_set_output_hook(struct llama_context * ctx, llama_fed_output_hook hook, void * user_data);
 
+// Called at layer il with what the tokens at pos[0..n) look for: rows [n][n_head][head dim] as long as a K row of the layer,
+// each the mean of the query heads that share a KV head, rotated back to position 0 by the RoPE of the layer's K; valid
+// during the call, in which the context must not be used. Layers whose queries cannot be rotated back are left out.
+typedef void (*llama_fed_query_hook)(int32_t il, const llama_pos * pos, size_t n, const float * rows, uint32_t n_head,
+                                     uint32_t n_embd, void * user_data);
+
+// Sets the hook for the queries of all layers; hook NULL removes it.
+LLAMA_API int32_t llama_fed_set_query_hook(struct llama_context * ctx, llama_fed_query_hook hook, void * user_data);
+
 struct llama_fed_memory {
     uint32_t n_layers_local; // layers of each cache
     uint32_t n_layers_sync;

@@ -66,6 +66,13 @@ struct llama_fed_output {
     std::vector<float>    rows; // of one micro-batch, [n_tokens][n_embd]
 };
 
+// Who watches what tokens look for.
+struct llama_fed_query {
+    llama_fed_query_hook hook = nullptr;
+    void *               data = nullptr;
+    std::vector<uint8_t> raw; // the queries of one layer and micro-batch, as the graph has them
+};
+
 // State shared by the cache, its batch contexts and the eval callback. Owned by the cache.
 struct llama_fed_state {
     class llama_fed_caches *     caches = nullptr; // the owner
@@ -78,6 +85,7 @@ struct llama_fed_state {
     std::vector<uint8_t> hook_layers;
 
     llama_fed_output output;
+    llama_fed_query  query;
 
     bool                   in_hook = false;
     std::vector<llama_pos> ubatch_pos;    // of the micro-batch being evaluated
@@ -175,3 +183,12 @@ bool llama_fed_eval(ggml_tensor * t, bool ask, void * user_data);
 
 // The part of llama_fed_eval that shows layer outputs; called for nodes that store no rows.
 bool llama_fed_eval_output(llama_fed_state & state, const ggml_tensor * t, bool ask);
+
+// The part that shows queries; called for nodes that attend.
+bool llama_fed_eval_query(llama_fed_state & state, const ggml_tensor * t, bool ask);
+
+// Whether K rows of a layer can be rotated now.
+int32_t llama_fed_check_rotation(const llama_fed_state & state, const llama_fed_layer & layer);
+
+// Rotates state.rows, f32 [by.size()][n_head][head_dim] of one layer's rope, each row by its number of positions.
+int32_t llama_fed_rotate(llama_fed_state & state, const llama_fed_rope & rope, const std::vector<int32_t> & by);
