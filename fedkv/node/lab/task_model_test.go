@@ -13,7 +13,8 @@ import (
 	"fedattn/llama"
 )
 
-// A real model finds in another device's rows what it cannot know by itself.
+// A real model finds in another device's rows what it cannot know by itself, and in a quarter of them more if the question
+// chose them than if chance did, at the same bytes.
 func TestTaskOnARealModel(t *testing.T) {
 	path := os.Getenv("FEDATTN_TEST_MODEL")
 	if path == "" {
@@ -37,14 +38,25 @@ func TestTaskOnARealModel(t *testing.T) {
 		Types: []fedkv.Type{fedkv.Q8_0, fedkv.Q4_0, fedkv.F16}, Role: fedkv.RolePublisher,
 	}}
 	s := TaskSetting{Task: mustTask(t, "needle"), Problems: 2, Seed: 1, Begin: begin}
-	var line TaskLine
-	if err := b.MeasureTask(t.Context(), s, []Case{Default(2)}, func(l TaskLine) { line = l }); err != nil {
+	cases := []Case{Default(2)}
+	for _, rows := range []string{"random=0.25", "query=0.25"} {
+		c := Default(2)
+		c.Rows = rows
+		cases = append(cases, c)
+	}
+	lines := map[string]TaskLine{}
+	if err := b.MeasureTask(t.Context(), s, cases, func(l TaskLine) { lines[l.Rows] = l }); err != nil {
 		t.Fatal(err)
 	}
+	line := lines[AllRows]
 	if !line.Valid || line.EM != 1 || line.EMCentral != 1 || line.EMLocal != 0 {
 		t.Errorf("%+v", line)
 	}
 	if line.AnswerNLL > line.AnswerNLLCentral+0.5 || line.AnswerNLL > line.AnswerNLLLocal-5 {
 		t.Errorf("negative log-likelihood %.2f; %.2f in one process, %.2f alone", line.AnswerNLL, line.AnswerNLLCentral, line.AnswerNLLLocal)
+	}
+	random, query := lines["random=0.25"], lines["query=0.25"]
+	if query.KVBytes != random.KVBytes || !(query.AnswerNLL < random.AnswerNLL-2) {
+		t.Errorf("negative log-likelihood %.2f in %d bytes; %.2f in %d at random", query.AnswerNLL, query.KVBytes, random.AnswerNLL, random.KVBytes)
 	}
 }
