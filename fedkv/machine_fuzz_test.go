@@ -37,6 +37,10 @@ func FuzzSession(f *testing.F) {
 				cfg.Positions = Canonical
 			}
 		}
+		byQuery := next()%4 == 3
+		if byQuery {
+			cfg.Rows = RowPolicy{Kind: RowsQuery, Shares: []Share{5000}}
+		}
 		p, err := NewPublisher(cfg)
 		if err != nil {
 			t.Fatal(err)
@@ -49,9 +53,10 @@ func FuzzSession(f *testing.F) {
 		}
 		hello := func() Hello { return machineHello("peer", Role(next()%3)) }
 		plan := lockstepPlan(t)
-		plan.Schedules, plan.Positions = cfg.Schedules, cfg.Positions
+		plan.Schedules, plan.Positions, plan.Rows = cfg.Schedules, cfg.Positions, cfg.Rows.Of(1)
+		queries := queriesOf(cfg.Shape, 1+next()%2)
 		message := func() Message {
-			switch next() % 11 {
+			switch next() % 12 {
 			case 0:
 				return hello()
 			case 1:
@@ -88,6 +93,12 @@ func FuzzSession(f *testing.F) {
 				return Abort{session(), Code(next()), ""}
 			case 9:
 				return Receipt{Session: session()}
+			case 10:
+				m := Queries{session(), 1 + next()%3, nil}
+				for l := next() % 4; l < 3; l++ {
+					m.Layers = append(m.Layers, LayerQuery{l, make([]byte, 32*(1+next()%4))})
+				}
+				return m
 			}
 			return Ping{uint64(next()), next()%2 == 0}
 		}
@@ -100,7 +111,7 @@ func FuzzSession(f *testing.F) {
 		now := time.Duration(0)
 		for len(data) > 0 {
 			var e Event
-			switch next() % 11 {
+			switch next() % 12 {
 			case 0:
 				e = PeerUp{small(), machineHello("peer", RoleContributor).Welcome(""), "key", "a:1"}
 			case 1:
@@ -120,6 +131,8 @@ func FuzzSession(f *testing.F) {
 			case 10:
 				now += time.Duration(next()) * 100 * time.Millisecond
 				e = Tick{now}
+			case 11:
+				e = Queried{queries[:next()%4]}
 			}
 			_, _ = p.Step(e), c.Step(e)
 			if next()%4 == 0 {

@@ -409,7 +409,7 @@ func TestContributorSendsNoMoreThanThePlanSays(t *testing.T) {
 
 func TestContributorCutsBlocksAtTheLimit(t *testing.T) {
 	shape := Shape{Layers: []LayerShape{{K: 32768, V: 32768}}}
-	c := &Contributor{cfg: ContributorConfig{Shape: shape}, state: contributorWorking, others: map[int]*other{}, unsent: map[int]int{}, tokens: 1000}
+	c := &Contributor{cfg: ContributorConfig{Shape: shape}, state: contributorWorking, begun: true, others: map[int]*other{}, unsent: map[int]int{}, tokens: 1000}
 	all := mustSchedule(t, "all", 1)
 	layout, err := NewLayout(0, []int{1000, 1})
 	if err != nil {

@@ -78,7 +78,7 @@ bool llama_fed_eval_query(llama_fed_state & state, const ggml_tensor * t, bool a
     }
     const ggml_tensor * q         = t->src[0];
     const int64_t       n_head_kv = t->src[1]->ne[2];
-    const bool          plain     = q->type == GGML_TYPE_F32 && q->nb[0] == sizeof(float) && q->ne[3] == 1 && q->ne[1] > 0 &&
+    const bool plain = q->type == GGML_TYPE_F32 && q->nb[0] == sizeof(float) && q->ne[3] == 1 && q->ne[1] > 0 &&
                        (size_t) q->ne[1] <= state.ubatch_pos.size();
     if (!plain || q->ne[2] % n_head_kv != 0 || q->ne[0] * n_head_kv != state.layers[il].k->ne[0]) {
         return !ask;
