@@ -189,7 +189,7 @@ var f16 = fedkv.WireTypes{K: fedkv.F16, V: fedkv.F16}
 func TestLockstepAtEveryLayerIsBitIdenticalToOneProcess(t *testing.T) {
 	m := model(t)
 	prefix := tokens(t, m, 1, 16)
-	for _, lengths := range [][]int{{64, 32}, {70, 1, 33}, {40, 90, 25, 31}} {
+	for _, lengths := range [][]int{{64, 32}, {70, 1, 33}, {40, 90, 25, 31}, {12, 9, 1, 30, 17, 5, 22, 120}} {
 		segments := make([][]fedkv.Token, len(lengths))
 		for i, n := range lengths {
 			segments[i] = tokens(t, m, uint64(10+i), n)

@@ -39,6 +39,7 @@ func evalCommand() *cli.Command {
 			&cli.StringSliceFlag{Name: "wire", KeepSpace: true, Usage: "`K/V` rows on the wire, see above; without it, those of the preset, or q8_0/q4_0"},
 			&cli.StringFlag{Name: "budget", Usage: "`BYTES` that the publisher may receive, such as 8MB, for --schedule auto"},
 			profileFlag(),
+			&cli.StringFlag{Name: "contributor-model", Usage: "the contributors run this GGUF `FILE`: the same model, quantised otherwise"},
 			&cli.StringSliceFlag{Name: "rows", Value: cli.NewStringSlice(lab.AllRows), KeepSpace: true,
 				Usage: "`ROWS` of a segment that are sent: all, or a share of them such as random=0.5, recent=0.5, norm=0.5"},
 			&cli.StringFlag{Name: "positions", Value: "canonical", Usage: "`WHERE` segments are evaluated in gather: canonical, inplace"},
@@ -107,7 +108,7 @@ var evalSources = []struct {
 // evalOnly are the flags that only some sources take.
 var evalOnly = []struct{ flag, sources string }{
 	{"tokens", "text"}, {"publisher-tokens", "text"}, {"prefix-tokens", "text"}, {"windows", "text"}, {"tolerance", "text"},
-	{"logits-out", "text"}, {"tokens-out", "text"}, {"segments", "text, gsm8k"},
+	{"logits-out", "text"}, {"tokens-out", "text"}, {"contributor-model", "text"}, {"budget", "text"}, {"segments", "text, gsm8k"},
 	{"shots", "gsm8k"}, {"question", "gsm8k"}, {"predict", "gsm8k"}, {"problems", "gsm8k, task"},
 }
 
@@ -152,6 +153,14 @@ func (r evalRun) text() error {
 		return err
 	}
 	defer engine.Close()
+	if path := r.String("contributor-model"); path != "" {
+		other, err := loadFile(r.Context, path)
+		if err != nil {
+			return fmt.Errorf("--contributor-model: %w", err)
+		}
+		defer other.Close()
+		bench.Contributors = other
+	}
 	cases, err := modelCases(r.Context, engine)
 	if err != nil {
 		return err

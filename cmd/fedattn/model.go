@@ -44,7 +44,10 @@ func loadEngine(c *cli.Context) (*llama.Engine, error) {
 	if err := checkModel(c); err != nil {
 		return nil, err
 	}
-	path := c.String("model")
+	return loadFile(c, c.String("model"))
+}
+
+func loadFile(c *cli.Context, path string) (*llama.Engine, error) {
 	m, err := llama.Load(path, llama.ModelParams{Threads: c.Int("threads")})
 	if err != nil {
 		return nil, modelError(path, err)

@@ -12,6 +12,7 @@ import (
 
 	"fedattn/fedkv"
 	"fedattn/fedkv/measure"
+	"fedattn/fedkv/node"
 )
 
 // Case is one combination to measure.
@@ -170,10 +171,12 @@ func Barriers(s fedkv.Schedules, participants int) int {
 
 // Bench is what cases are measured on.
 type Bench struct {
-	Engine  Engine
-	Network Network
-	Self    fedkv.Hello
-	Log     zerolog.Logger
+	Engine Engine
+	// Contributors is their engine, if it is another one, see Setting.
+	Contributors node.Engine
+	Network      Network
+	Self         fedkv.Hello
+	Log          zerolog.Logger
 }
 
 // Run takes a prompt through the session that a case describes.
@@ -182,6 +185,7 @@ func (b Bench) Run(ctx context.Context, c Case, p Prompt) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
+	setting.Contributors = b.Contributors
 	return Run(ctx, b.Engine, b.Network, b.Self, p, setting)
 }
 

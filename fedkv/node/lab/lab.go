@@ -138,7 +138,9 @@ type Setting struct {
 	Outputs    int // of how many of the last own tokens logits are kept; 0: of all
 	Answer     int // tokens to keep room for after the prompt
 	MicroBatch int // in gather; 0: a segment is one micro-batch
-	Timeout    time.Duration
+	// Contributors is their engine, if it is another one: the same model with other weights, quantised otherwise.
+	Contributors node.Engine
+	Timeout      time.Duration
 	Log        zerolog.Logger
 }
 
@@ -197,8 +199,13 @@ func within(ctx context.Context, e Engine, network Network, self fedkv.Hello, p 
 	for i, d := range devices[:n-1] {
 		hello := self
 		hello.Role, hello.Name = fedkv.RoleContributor, fmt.Sprintf("participant-%d", i+1)
+		var engine node.Engine = e
+		if s.Contributors != nil {
+			engine = s.Contributors
+			hello.Model = engine.Fingerprint()
+		}
 		c := node.NewContributor(node.ContributorConfig{
-			Engine: e, Peers: d.Peers, Self: hello, ID: d.Address.ID, Source: fixed(p.Segments[i]),
+			Engine: engine, Peers: d.Peers, Self: hello, ID: d.Address.ID, Source: fixed(p.Segments[i]),
 			MaxContext: p.Tokens(), MicroBatch: batch, Log: s.Log,
 			OnSession: func(node.Contribution) { sessions.Done() },
 		})
