@@ -41,7 +41,7 @@ func evalCommand() *cli.Command {
 			profileFlag(),
 			&cli.StringFlag{Name: "contributor-model", Usage: "the contributors run this GGUF `FILE`: the same model, quantised otherwise"},
 			&cli.StringSliceFlag{Name: "rows", Value: cli.NewStringSlice(lab.AllRows), KeepSpace: true,
-				Usage: "`ROWS` of a segment that are sent: all, or a share of them such as random=0.5, recent=0.5, norm=0.5"},
+				Usage: "`ROWS` of a segment that are sent: all, or a share of them such as random=0.5, recent=0.5, norm=0.5, or query=0.5, which tells contributors something about the question"},
 			&cli.StringFlag{Name: "positions", Value: "canonical", Usage: "`WHERE` segments are evaluated in gather: canonical, inplace"},
 			&cli.IntFlag{Name: "seed", Value: 1, Usage: "`SEED` of what is random; the same seed gives the same lines, but for the seconds"},
 			&cli.StringFlag{Name: "cases", Usage: "JSONL `FILE` with the cases to measure"},
