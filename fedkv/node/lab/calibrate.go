@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -85,7 +86,58 @@ func Calibrate(ctx context.Context, e Engine, c Calibration) (_ *profile.Profile
 			return nil, err
 		}
 	}
-	return p, nil
+	return p, k.presets(ctx, p, none, all)
+}
+
+// safeWire is what bears lockstep at every layer almost without loss.
+var safeWire = fedkv.WireTypes{K: fedkv.Q8_0, V: fedkv.Q4_0}
+
+// presets are the settings that people name. V takes small rows with little loss; K does not.
+func (k *calibrator) presets(ctx context.Context, p *profile.Profile, none, all fedkv.Schedule) error {
+	frugal := fedkv.WireTypes{K: k.Start.K, V: k.Small.V}
+	type named struct {
+		name         string
+		contributors fedkv.Schedule
+		types        fedkv.WireTypes
+	}
+	list := []named{{"gather", none, frugal}, {"lockstep", all, safeWire}, {"lockstep-small", all, frugal}}
+	if light, ok, err := k.light(p); err != nil {
+		return err
+	} else if ok {
+		list = append(list, named{"light", light, frugal})
+	}
+	for _, n := range list {
+		k.Note("preset " + n.name)
+		wire := fedkv.Uniform(n.types, k.layers)
+		kld, err := k.lockstep(ctx, len(k.Windows), n.contributors, all, wire)
+		if err != nil {
+			return err
+		}
+		bytes := 0.0
+		for l := range k.layers {
+			bytes += k.layerBytes(l, n.types)
+		}
+		p.Presets = append(p.Presets, profile.Preset{
+			Name: n.name, Contributors: n.contributors.String(), Publisher: all.String(), Wire: wire.String(),
+			KLD: kld, BytesPerToken: bytes,
+		})
+	}
+	return nil
+}
+
+// light is the two layers that are each the best for contributors to meet at: with the publisher's wait, three
+// barriers.
+func (k *calibrator) light(p *profile.Profile) (s fedkv.Schedule, ok bool, err error) {
+	if len(p.ContributorsSingle) < 2 {
+		return s, false, nil
+	}
+	order := make([]int, k.layers)
+	for l := range order {
+		order[l] = l
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(p.ContributorsSingle[a], p.ContributorsSingle[b]) })
+	s, err = fedkv.NewSchedule(k.layers, order[:2]...)
+	return s, err == nil, err
 }
 
 func bothEnds(layers int) (none, all fedkv.Schedule, err error) {

@@ -62,6 +62,11 @@ func TestCalibrate(t *testing.T) {
 				t.Errorf("%s: no rung was measured", name)
 			}
 		}
+		for _, name := range []string{"gather", "lockstep", "lockstep-small", "light"} {
+			if preset, ok := p.Preset(name); !ok || preset.KLD <= 0 || preset.BytesPerToken <= 0 {
+				t.Errorf("preset %s: %+v, %t", name, preset, ok)
+			}
+		}
 		last, err := p.Rung(fedkv.Gather, len(p.Gather.Steps))
 		if err != nil {
 			t.Fatal(err)
