@@ -43,6 +43,8 @@ func askCommand() *cli.Command {
 			&cli.StringFlag{Name: "wire", Usage: "`K/V` rows on the wire: f16, q8_0, q5_1, q4_1, q4_0, nf3, each with +c (centred), +h (Hadamard) or both; " +
 				"without it those of --schedule", Category: exchange},
 			&cli.StringFlag{Name: "profile", Usage: "`FILE` that fedattn calibrate wrote for this model", Category: exchange},
+			&cli.StringFlag{Name: "budget", Usage: "receive at most `BYTES` of rows, such as 8MB, with --schedule auto; --context tokens of the others must fit",
+				Category: exchange},
 			&cli.StringFlag{Name: "positions", Usage: "`WHERE` segments are evaluated: canonical, inplace",
 				DefaultText: "inplace in lockstep only", Category: exchange},
 			&cli.IntFlag{Name: "min-layer", Usage: "exchange no rows before layer `N`; costs quality, protects nothing", Category: exchange},
@@ -93,6 +95,14 @@ func readRequest(c *cli.Context) (r request, err error) {
 	}
 	if _, err := readProfile(c); err != nil {
 		return r, err
+	}
+	if budget := c.String("budget"); budget != "" {
+		if _, err := parseBytes(budget); err != nil {
+			return r, err
+		}
+		if c.String("schedule") != autoPreset || c.String("wire") != "" {
+			return r, usagef("--budget chooses sync layers and wire types: leave out --schedule and --wire")
+		}
 	}
 	if r.addresses, err = peerAddresses(c); err != nil {
 		return r, err
@@ -317,6 +327,16 @@ func plan(c *cli.Context, engine *llama.Engine) (s profile.Setting, positions fe
 	}
 	if s, err = resolve(c.String("schedule"), c.String("wire"), engine.Layers(), known); err != nil {
 		return s, 0, err
+	}
+	if c.String("budget") != "" {
+		// what the others hold is not known before they are asked; more than the context it cannot be
+		most, err := contextSize(c, engine)
+		if err == nil {
+			s, err = withinBudget(c, known, most)
+		}
+		if err != nil {
+			return s, 0, err
+		}
 	}
 	if least := c.Int("min-layer"); least > engine.Layers() {
 		return s, 0, usagef("--min-layer %d: the model has layers 0 to %d", least, engine.Layers()-1)

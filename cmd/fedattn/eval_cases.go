@@ -89,7 +89,7 @@ func evalCases(c *cli.Context, layers int, p *profile.Profile) ([]evalCase, erro
 			for _, w := range wiresOf(c) {
 				setting, err := resolve(s, w, layers, p)
 				if err == nil && s == autoPreset && c.String("budget") != "" {
-					setting, err = withinBudget(c, p)
+					setting, err = withinBudget(c, p, c.Int("tokens")-c.Int("prefix-tokens")-c.Int("publisher-tokens"))
 				}
 				if err != nil {
 					return nil, err
@@ -115,22 +115,6 @@ func evalCases(c *cli.Context, layers int, p *profile.Profile) ([]evalCase, erro
 		}
 	}
 	return cases, nil
-}
-
-// withinBudget is the setting that --budget pays for, with as many tokens as the contributors will have.
-func withinBudget(c *cli.Context, p *profile.Profile) (s profile.Setting, err error) {
-	bytes, err := parseBytes(c.String("budget"))
-	if err != nil || p == nil || p.Model.Layers == 0 { // no model is loaded yet
-		if err == nil && p == nil {
-			err = errors.New("--budget needs a profile of this model: make one with fedattn calibrate and give it with --profile")
-		}
-		return s, err
-	}
-	tokens := c.Int("tokens") - c.Int("prefix-tokens") - c.Int("publisher-tokens")
-	if s, err = p.Within(fedkv.Gather, bytes/float64(max(tokens, 1))); err != nil {
-		return s, fmt.Errorf("--budget %s: %w", c.String("budget"), err)
-	}
-	return s, nil
 }
 
 // wiresOf lists the wire types that were asked for; without any, each schedule has its own.

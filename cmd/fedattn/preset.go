@@ -159,3 +159,21 @@ func parseBytes(text string) (float64, error) {
 	}
 	return 0, usagef("--budget %q: must be a number of bytes such as 8MB, 500KiB or 6000000", text)
 }
+
+// withinBudget is the setting in gather that --budget pays for, if the contributors have so many tokens. p is nil if the
+// model has no profile, and anyProfile before one is loaded.
+func withinBudget(c *cli.Context, p *profile.Profile, tokens int) (s profile.Setting, err error) {
+	bytes, err := parseBytes(c.String("budget"))
+	switch {
+	case err != nil:
+		return s, err
+	case p == nil:
+		return s, errors.New("--budget needs a profile of this model: make one with fedattn calibrate and give it with --profile")
+	case p.Model.Layers == 0:
+		return s, nil
+	}
+	if s, err = p.Within(fedkv.Gather, bytes/float64(max(tokens, 1))); err != nil {
+		return s, fmt.Errorf("--budget %s for %d tokens: %w", c.String("budget"), tokens, err)
+	}
+	return s, nil
+}
