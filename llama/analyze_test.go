@@ -7,8 +7,6 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/rs/zerolog"
-
 	"fedattn/fedkv"
 	"fedattn/fedkv/node/lab"
 )
@@ -24,7 +22,7 @@ func TestHiddenStatesOfSessions(t *testing.T) {
 		Protocol: fedkv.Protocol, Name: "lab", Engine: Commit(), Types: []fedkv.Type{fedkv.F16, fedkv.Q8_0, fedkv.Q4_0},
 		Model: fedkv.Fingerprint{Architecture: "llama", Layers: m.Layers()},
 	}
-	bench := lab.Bench{Engine: engine, Network: lab.Memory, Self: hello, Log: zerolog.Nop()}
+	bench := lab.Bench{Engine: engine, Network: lab.Memory, Self: hello}
 	base, err := lab.Observe(t.Context(), engine, p)
 	must(t, err)
 	analyze := func(contributors, publisher string) lab.Deviation {
