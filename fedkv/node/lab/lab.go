@@ -141,7 +141,7 @@ type Setting struct {
 	// Contributors is their engine, if it is another one: the same model with other weights, quantised otherwise.
 	Contributors node.Engine
 	Timeout      time.Duration
-	Log        zerolog.Logger
+	Log          zerolog.Logger
 }
 
 // Result is one session's outcome.
