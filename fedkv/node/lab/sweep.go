@@ -112,9 +112,7 @@ func (s *Sweep) evaluate(c node.Cache, origin int, sync fedkv.Schedule, wire fed
 
 // needed is which rows of a segment, [first, first+n), a receiver whose own tokens begin at a position attends to.
 func (s *Sweep) needed(layer int, e fedkv.Segment, at int) (first, n int) {
-	if window := s.engine.Shape().Layers[layer].Window; window > 0 {
-		first = min(max(at-window+1-e.Offset, 0), e.Tokens)
-	}
+	first = s.engine.Shape().Layers[layer].FirstRow(e, at)
 	return first, e.Tokens - first
 }
 
