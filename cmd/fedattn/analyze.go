@@ -72,17 +72,9 @@ func runAnalyze(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	start, err := engine.TokenizeDocument("")
+	windows, err := textWindows(c, engine, content)
 	if err != nil {
 		return err
-	}
-	text, err := engine.TokenizeDocument(content)
-	if err != nil {
-		return err
-	}
-	windows, err := lab.Windows(start, text[len(start):], c.Int("tokens"), c.Int("windows"))
-	if err != nil {
-		return cutError(err)
 	}
 	measured := make([][]lab.Deviation, len(cases))
 	prompts := make([]lab.Prompt, len(cases))

@@ -67,17 +67,9 @@ func runCalibrate(c *cli.Context) error {
 		return err
 	}
 	defer engine.Close()
-	begin, err := engine.TokenizeDocument("")
+	tokens, err := textWindows(c, engine, content)
 	if err != nil {
 		return err
-	}
-	text, err := engine.TokenizeDocument(content)
-	if err != nil {
-		return err
-	}
-	tokens, err := lab.Windows(begin, text[len(begin):], c.Int("tokens"), c.Int("windows"))
-	if err != nil {
-		return cutError(err)
 	}
 	note := func(what string) { fmt.Fprintf(c.App.ErrWriter, "%s\n", what) }
 	var windows []lab.Window

@@ -165,17 +165,9 @@ func (r evalRun) text() error {
 	if err != nil {
 		return err
 	}
-	start, err := engine.TokenizeDocument("")
+	texts, err := textWindows(r.Context, engine, content)
 	if err != nil {
 		return err
-	}
-	text, err := engine.TokenizeDocument(content)
-	if err != nil {
-		return err
-	}
-	texts, err := lab.Windows(start, text[len(start):], r.Int("tokens"), r.Int("windows"))
-	if err != nil {
-		return cutError(err)
 	}
 	// how the tokens are cut makes no difference to one process: its runs serve all cases
 	share := segmentations[r.String("segments")](engine)

@@ -132,6 +132,23 @@ func openBench(c *cli.Context, network lab.Network) (lab.Bench, *llama.Engine, e
 	}, engine, nil
 }
 
+// textWindows cuts as many stretches as the flags say out of a text; each begins as the model's documents do.
+func textWindows(c *cli.Context, engine *llama.Engine, content string) ([][]fedkv.Token, error) {
+	start, err := engine.TokenizeDocument("")
+	if err != nil {
+		return nil, err
+	}
+	text, err := engine.TokenizeDocument(content)
+	if err != nil {
+		return nil, err
+	}
+	windows, err := lab.Windows(start, text[len(start):], c.Int("tokens"), c.Int("windows"))
+	if err != nil {
+		return nil, cutError(err)
+	}
+	return windows, nil
+}
+
 // cut shares the text out evenly among participants as the flags say.
 func cut(c *cli.Context, text []fedkv.Token, participants int) (lab.Prompt, error) {
 	return cutBy(c, lab.Evenly, text, participants)
