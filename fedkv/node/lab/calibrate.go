@@ -33,6 +33,8 @@ type calibrator struct {
 	engine Engine
 	layers int
 	gather []*Sweep
+
+	startBytes float64 // that the publisher receives for each of the contributors' tokens before anything is saved
 }
 
 // Calibrate measures what each layer is worth and what each saving costs, and makes a profile of it.
@@ -71,11 +73,16 @@ func Calibrate(ctx context.Context, e Engine, c Calibration) (_ *profile.Profile
 		return nil, err
 	}
 	p.Gather = k.climb(costs, true)
-	if err := k.measureGather(ctx, p); err != nil {
+	p.Gather.KLD = p.PublisherAll
+	if err := k.measureRungs(ctx, p, fedkv.Gather, &p.Gather); err != nil {
 		return nil, err
 	}
+	c.Note("lockstep")
 	p.Lockstep = k.climb(costs, false)
-	if err := k.measureLockstep(ctx, p, all); err != nil {
+	if p.Lockstep.KLD, err = k.session(ctx, all, all, start); err != nil {
+		return nil, err
+	}
+	if err := k.measureRungs(ctx, p, fedkv.Lockstep, &p.Lockstep); err != nil {
 		return nil, err
 	}
 	if c.Contributors {
@@ -109,7 +116,7 @@ func (k *calibrator) presets(ctx context.Context, p *profile.Profile, none, all 
 	for _, n := range list {
 		k.Note("preset " + n.name)
 		wire := fedkv.Uniform(n.types, k.layers)
-		kld, err := k.lockstep(ctx, len(k.Windows), n.contributors, all, wire)
+		kld, err := k.session(ctx, n.contributors, all, wire)
 		if err != nil {
 			return err
 		}
@@ -123,6 +130,15 @@ func (k *calibrator) presets(ctx context.Context, p *profile.Profile, none, all 
 		})
 	}
 	return nil
+}
+
+// session measures a setting on all windows; contributors who are alone are evaluated already.
+func (k *calibrator) session(ctx context.Context, contributors, publisher fedkv.Schedule, wire fedkv.Wire) (kld float64, err error) {
+	if contributors.Count() > 0 {
+		return k.lockstep(ctx, len(k.Windows), contributors, publisher, wire)
+	}
+	kld, _, err = k.try(ctx, k.gather, publisher, wire)
+	return kld, err
 }
 
 // light is the two layers that are each the best for contributors to meet at: with the publisher's wait, three
@@ -147,7 +163,7 @@ func bothEnds(layers int) (none, all fedkv.Schedule, err error) {
 	return none, all, err
 }
 
-// without and only are the schedules of all layers but one, and of one.
+// without is the schedule of all layers but one.
 func without(layers, layer int) (fedkv.Schedule, error) {
 	var keep []int
 	for l := range layers {
@@ -180,33 +196,42 @@ func (k *calibrator) try(ctx context.Context, sweeps []*Sweep, sync fedkv.Schedu
 }
 
 func (k *calibrator) publisherLayers(ctx context.Context, p *profile.Profile, none, all fedkv.Schedule, wire fedkv.Wire) (err error) {
-	if p.PublisherAll, _, err = k.try(ctx, k.gather, all, wire); err != nil {
+	if p.PublisherAll, k.startBytes, err = k.try(ctx, k.gather, all, wire); err != nil {
 		return err
 	}
 	if p.PublisherNone, _, err = k.try(ctx, k.gather, none, wire); err != nil {
 		return err
 	}
+	p.PublisherLeaveOneOut, p.PublisherSingle, err = k.eachLayer("publisher", func(s fedkv.Schedule) (float64, error) {
+		kld, _, err := k.try(ctx, k.gather, s, wire)
+		return kld, err
+	})
+	return err
+}
+
+// eachLayer measures the schedules of all layers but one, and of one only, by layer.
+func (k *calibrator) eachLayer(whose string, try func(fedkv.Schedule) (float64, error)) (leaveOneOut, single []float64, err error) {
 	for l := range k.layers {
-		k.Note(fmt.Sprintf("publisher without and with layer %d of %d only", l, k.layers))
+		k.Note(fmt.Sprintf("%s without and with layer %d of %d only", whose, l, k.layers))
 		but, err := without(k.layers, l)
 		if err != nil {
-			return err
+			return nil, nil, err
 		}
 		only, err := fedkv.NewSchedule(k.layers, l)
 		if err != nil {
-			return err
+			return nil, nil, err
 		}
-		kld, _, err := k.try(ctx, k.gather, but, wire)
+		kld, err := try(but)
 		if err != nil {
-			return err
+			return nil, nil, err
 		}
-		p.PublisherLeaveOneOut = append(p.PublisherLeaveOneOut, kld)
-		if kld, _, err = k.try(ctx, k.gather, only, wire); err != nil {
-			return err
+		leaveOneOut = append(leaveOneOut, kld)
+		if kld, err = try(only); err != nil {
+			return nil, nil, err
 		}
-		p.PublisherSingle = append(p.PublisherSingle, kld)
+		single = append(single, kld)
 	}
-	return nil
+	return leaveOneOut, single, nil
 }
 
 // saving is one thing that can be saved at one layer.
@@ -228,10 +253,6 @@ const (
 // savings measures each on its own.
 func (k *calibrator) savings(ctx context.Context, p *profile.Profile, all fedkv.Schedule, start fedkv.Wire) ([]saving, error) {
 	var list []saving
-	_, bytes, err := k.try(ctx, k.gather, all, start)
-	if err != nil {
-		return nil, err
-	}
 	for l := range k.layers {
 		k.Note(fmt.Sprintf("small rows at layer %d of %d", l, k.layers))
 		for what, types := range []fedkv.WireTypes{{K: k.Small.K, V: k.Start.V}, {K: k.Start.K, V: k.Small.V}} {
@@ -239,7 +260,7 @@ func (k *calibrator) savings(ctx context.Context, p *profile.Profile, all fedkv.
 			if err != nil {
 				return nil, err
 			}
-			list = append(list, saving{l, savingKind(what), kld - p.PublisherAll, bytes - left})
+			list = append(list, saving{l, savingKind(what), kld - p.PublisherAll, k.startBytes - left})
 		}
 		list = append(list, saving{l, leaveOut, p.PublisherLeaveOneOut[l] - p.PublisherAll, k.layerBytes(l, k.Start)})
 	}
@@ -334,19 +355,19 @@ func (k *calibrator) rungs(l profile.Ladder) []int {
 	return slices.Compact(at)
 }
 
-func (k *calibrator) measureGather(ctx context.Context, p *profile.Profile) error {
-	p.Gather.KLD = p.PublisherAll
-	for _, n := range k.rungs(p.Gather) {
-		k.Note(fmt.Sprintf("gather with %.0f bytes a token", p.Gather.Steps[n].BytesPerToken))
-		s, err := p.Rung(fedkv.Gather, n+1)
+// measureRungs measures a ladder of p at its rungs.
+func (k *calibrator) measureRungs(ctx context.Context, p *profile.Profile, regime fedkv.Regime, ladder *profile.Ladder) error {
+	for _, n := range k.rungs(*ladder) {
+		k.Note(fmt.Sprintf("%v with %.0f bytes a token", regime, ladder.Steps[n].BytesPerToken))
+		s, err := p.Rung(regime, n+1)
 		if err != nil {
 			return err
 		}
-		kld, _, err := k.try(ctx, k.gather, s.Schedules.Publisher, s.Wire)
+		kld, err := k.session(ctx, s.Schedules.Contributors, s.Schedules.Publisher, s.Wire)
 		if err != nil {
 			return err
 		}
-		p.Gather.Steps[n].KLD = &kld
+		ladder.Steps[n].KLD = &kld
 	}
 	return nil
 }
@@ -370,46 +391,9 @@ func (k *calibrator) lockstep(ctx context.Context, windows int, contributors, pu
 	return kld, err
 }
 
-func (k *calibrator) measureLockstep(ctx context.Context, p *profile.Profile, all fedkv.Schedule) (err error) {
-	k.Note("lockstep")
-	if p.Lockstep.KLD, err = k.lockstep(ctx, len(k.Windows), all, all, fedkv.Uniform(k.Start, k.layers)); err != nil {
-		return err
-	}
-	for _, n := range k.rungs(p.Lockstep) {
-		k.Note(fmt.Sprintf("lockstep with %.0f bytes a token", p.Lockstep.Steps[n].BytesPerToken))
-		s, err := p.Rung(fedkv.Lockstep, n+1)
-		if err != nil {
-			return err
-		}
-		kld, err := k.lockstep(ctx, len(k.Windows), all, s.Schedules.Publisher, s.Wire)
-		if err != nil {
-			return err
-		}
-		p.Lockstep.Steps[n].KLD = &kld
-	}
-	return nil
-}
-
-func (k *calibrator) contributorsLayers(ctx context.Context, p *profile.Profile, all fedkv.Schedule, wire fedkv.Wire) error {
-	for l := range k.layers {
-		k.Note(fmt.Sprintf("contributors without and with layer %d of %d only", l, k.layers))
-		but, err := without(k.layers, l)
-		if err != nil {
-			return err
-		}
-		only, err := fedkv.NewSchedule(k.layers, l)
-		if err != nil {
-			return err
-		}
-		kld, err := k.lockstep(ctx, 1, but, all, wire)
-		if err != nil {
-			return err
-		}
-		p.ContributorsLeaveOneOut = append(p.ContributorsLeaveOneOut, kld)
-		if kld, err = k.lockstep(ctx, 1, only, all, wire); err != nil {
-			return err
-		}
-		p.ContributorsSingle = append(p.ContributorsSingle, kld)
-	}
-	return nil
+func (k *calibrator) contributorsLayers(ctx context.Context, p *profile.Profile, all fedkv.Schedule, wire fedkv.Wire) (err error) {
+	p.ContributorsLeaveOneOut, p.ContributorsSingle, err = k.eachLayer("contributors", func(s fedkv.Schedule) (float64, error) {
+		return k.lockstep(ctx, 1, s, all, wire)
+	})
+	return err
 }
