@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -50,30 +51,41 @@ func floats(t *testing.T, typ fedkv.Type, b []byte, elements int) []float32 {
 	return out
 }
 
+// sample is a layer's rows in a contributor's cache.
+type sample struct {
+	from   *Context
+	prefix []fedkv.Token
+	layer  int
+	pos    []int32
+	k, v   []float32 // [rows][elements]
+	kBytes int       // of the K rows as float16
+}
+
+// sampleRows evaluates n tokens right behind a prefix.
+func sampleRows(t *testing.T, m *Model, n int) sample {
+	t.Helper()
+	s := sample{prefix: tokens(t, m, 1, 8), layer: 7}
+	s.from, s.pos = contributor(t, m, s.prefix, tokens(t, m, 2, n), len(s.prefix)), fedkv.Span(len(s.prefix), n)
+	shape := m.Shape().Layers[s.layer]
+	raw, err := s.from.AppendRows(nil, s.layer, s.pos, f16)
+	must(t, err)
+	s.kBytes, _, err = shape.BlockSize(f16, n)
+	must(t, err)
+	s.k, s.v = floats(t, fedkv.F16, raw[:s.kBytes], shape.K), floats(t, fedkv.F16, raw[s.kBytes:], shape.V)
+	return s
+}
+
 // The rows that ggml quantises are those of the reference codec, bit for bit.
 func TestRowsAreBitEqualToTheReferenceCodec(t *testing.T) {
 	m := model(t)
-	prefix, own := tokens(t, m, 1, 8), tokens(t, m, 2, 20)
-	c := contributor(t, m, prefix, own, len(prefix))
-	const layer = 7
-	shape := m.Shape().Layers[layer]
-	raw, err := c.AppendRows(nil, layer, fedkv.Span(len(prefix), len(own)), f16)
-	must(t, err)
-	k, _, err := shape.BlockSize(f16, len(own))
-	must(t, err)
-	kRows, vRows := floats(t, fedkv.F16, raw[:k], shape.K), floats(t, fedkv.F16, raw[k:], shape.V)
+	s := sampleRows(t, m, 20)
+	shape := m.Shape().Layers[s.layer]
 	for _, types := range []string{"f16/f16", "q8_0/q4_0", "q5_1/q4_1", "q4_0/q8_0"} {
 		wire, err := fedkv.ParseWireTypes(types)
 		must(t, err)
-		got, err := c.AppendRows(nil, layer, fedkv.Span(len(prefix), len(own)), wire)
+		got, err := s.from.AppendRows(nil, s.layer, s.pos, wire)
 		must(t, err)
-		var want []byte
-		for i := range own {
-			want = wire.K.AppendRow(want, kRows[i*shape.K:(i+1)*shape.K])
-		}
-		for i := range own {
-			want = wire.V.AppendRow(want, vRows[i*shape.V:(i+1)*shape.V])
-		}
+		want := wire.V.AppendRows(wire.K.AppendRows(nil, slices.Clone(s.k), shape.K), slices.Clone(s.v), shape.V)
 		if !bytes.Equal(got, want) {
 			t.Errorf("%s: ggml and the reference codec disagree", types)
 		}

@@ -16,35 +16,29 @@ import (
 // rotate them: V always.
 func TestTransformedRowsAreBitEqualToTheReferenceCodec(t *testing.T) {
 	m := model(t)
-	prefix, own := tokens(t, m, 1, 8), tokens(t, m, 2, 23)
-	c := contributor(t, m, prefix, own, len(prefix))
-	const layer = 7
-	shape := m.Shape().Layers[layer]
-	raw, err := c.AppendRows(nil, layer, fedkv.Span(len(prefix), len(own)), f16)
-	must(t, err)
-	k, _, err := shape.BlockSize(f16, len(own))
-	must(t, err)
-	rows := floats(t, fedkv.F16, raw[k:], shape.V)
+	s := sampleRows(t, m, 23)
+	elements := m.Shape().Layers[s.layer].V
 	for base := fedkv.F16; base <= fedkv.NF3; base++ {
 		for _, flags := range []fedkv.Type{0, fedkv.Centred, fedkv.Hadamard, fedkv.Centred | fedkv.Hadamard} {
 			typ := base | flags
 			if !typ.Valid() {
 				continue
 			}
-			got, err := c.AppendRows(nil, layer, fedkv.Span(len(prefix), len(own)), fedkv.WireTypes{K: fedkv.F16, V: typ})
+			types := fedkv.WireTypes{K: fedkv.F16, V: typ}
+			got, err := s.from.AppendRows(nil, s.layer, s.pos, types)
 			must(t, err)
-			if want := typ.AppendRows(nil, slices.Clone(rows), shape.V); !bytes.Equal(got[k:], want) {
+			if want := typ.AppendRows(nil, slices.Clone(s.v), elements); !bytes.Equal(got[s.kBytes:], want) {
 				t.Errorf("%v: the engine and the reference codec disagree", typ)
 			}
 			// and back, into another context's cells
-			to := publisher(t, m, prefix, len(own))
-			must(t, to.WriteRows(layer, fedkv.Span(len(prefix), len(own)), 0, fedkv.WireTypes{K: fedkv.F16, V: typ}, got))
-			back, err := to.AppendRows(nil, layer, fedkv.Span(len(prefix), len(own)), f16)
+			to := publisher(t, m, s.prefix, len(s.pos))
+			must(t, to.WriteRows(s.layer, s.pos, 0, types, got))
+			back, err := to.AppendRows(nil, s.layer, s.pos, f16)
 			must(t, err)
-			want := make([]float32, len(rows))
-			must(t, typ.DecodeRows(want, shape.V, got[k:]))
-			half := fedkv.F16.AppendRows(nil, want, shape.V)
-			if !bytes.Equal(back[k:], half) {
+			want := make([]float32, len(s.v))
+			must(t, typ.DecodeRows(want, elements, got[s.kBytes:]))
+			half := fedkv.F16.AppendRows(nil, want, elements)
+			if !bytes.Equal(back[s.kBytes:], half) {
 				t.Errorf("%v: rows are not decoded as the reference codec does", typ)
 			}
 		}
@@ -96,16 +90,16 @@ func TestUnwrittenRowsAreNotAttendedTo(t *testing.T) {
 	prefix, other, own := tokens(t, m, 1, 8), tokens(t, m, 2, 24), tokens(t, m, 3, 6)
 	from := contributor(t, m, prefix, other, len(prefix))
 	kept := []int32{0, 1, 5, 6, 7, 20, 23}
-	all := schedule(t, m, "all")
 
-	run := func(reserve func(c *Context), write func(c *Context, layer int)) []float32 {
-		c, err := m.NewContext(fedkv.CacheSpec{Sync: all, LocalCells: 256, SyncCells: 256, MicroBatch: 128, Outputs: 1})
+	run := func(sync string, reserve func(c *Context), write func(c *Context, layer int)) []float32 {
+		layers := schedule(t, m, sync)
+		c, err := m.NewContext(fedkv.CacheSpec{Sync: layers, LocalCells: 256, SyncCells: 256, MicroBatch: 128, Outputs: 1})
 		must(t, err)
 		defer c.Close()
 		must(t, c.Eval(prefix, 0, 0, nil))
 		reserve(c)
 		must(t, c.SetNext(len(prefix)+len(other)))
-		must(t, c.Eval(own, len(prefix)+len(other), 1, &Hook{Layers: all, OnLayer: func(layer, _, _ int) (bool, error) {
+		must(t, c.Eval(own, len(prefix)+len(other), 1, &Hook{Layers: layers, OnLayer: func(layer, _, _ int) (bool, error) {
 			write(c, layer)
 			return false, nil
 		}}))
@@ -140,16 +134,16 @@ func TestUnwrittenRowsAreNotAttendedTo(t *testing.T) {
 	}
 	whole := fedkv.Span(0, len(other))
 
-	want := run(only, func(c *Context, layer int) { place(c, layer, kept) })
-	if got := run(every, func(c *Context, layer int) { place(c, layer, kept) }); !equalBits(got, want) {
+	want := run("all", only, func(c *Context, layer int) { place(c, layer, kept) })
+	if got := run("all", every, func(c *Context, layer int) { place(c, layer, kept) }); !equalBits(got, want) {
 		t.Error("cells without rows change the result")
 	}
-	if got := run(every, func(c *Context, layer int) { place(c, layer, whole) }); equalBits(got, want) {
+	if got := run("all", every, func(c *Context, layer int) { place(c, layer, whole) }); equalBits(got, want) {
 		t.Error("rows that were written make no difference: the test can show nothing")
 	}
 	// layers that differ: the same, whether a layer's rows are missing for lack of cells or were not written
-	none := run(every, func(*Context, int) {})
-	alone := run(func(*Context) {}, func(*Context, int) {})
+	none := run("all", every, func(*Context, int) {})
+	alone := run("all", func(*Context) {}, func(*Context, int) {})
 	if !equalBits(none, alone) {
 		t.Error("no rows at all are not the run without others")
 	}
@@ -160,11 +154,11 @@ func TestUnwrittenRowsAreNotAttendedTo(t *testing.T) {
 	}
 	seen := map[string]string{}
 	for name, rows := range sparse {
-		got := run(every, func(c *Context, layer int) { place(c, layer, rows(layer)) })
+		got := run("all", every, func(c *Context, layer int) { place(c, layer, rows(layer)) })
 		if equalBits(got, want) || equalBits(got, none) {
 			t.Errorf("%s: no difference", name)
 		}
-		if again := run(every, func(c *Context, layer int) { place(c, layer, rows(layer)) }); !equalBits(got, again) {
+		if again := run("all", every, func(c *Context, layer int) { place(c, layer, rows(layer)) }); !equalBits(got, again) {
 			t.Errorf("%s: other bits the second time", name)
 		}
 		seen[fmt.Sprint(got[:8])] = name
@@ -173,21 +167,8 @@ func TestUnwrittenRowsAreNotAttendedTo(t *testing.T) {
 		t.Errorf("%d of %d patterns differ", len(seen), len(sparse))
 	}
 	// a layer whose rows are absent is a local layer
-	local := schedule(t, m, "1-")
-	c, err := m.NewContext(fedkv.CacheSpec{Sync: local, LocalCells: 256, SyncCells: 256, MicroBatch: 128, Outputs: 1})
-	must(t, err)
-	defer c.Close()
-	must(t, c.Eval(prefix, 0, 0, nil))
-	every(c)
-	must(t, c.SetNext(len(prefix)+len(other)))
-	must(t, c.Eval(own, len(prefix)+len(other), 1, &Hook{Layers: local, OnLayer: func(layer, _, _ int) (bool, error) {
-		place(c, layer, whole)
-		return false, nil
-	}}))
-	logits, err := c.Logits(-1)
-	must(t, err)
-	got := run(every, func(c *Context, layer int) { place(c, layer, whole[:len(whole)*min(1, layer)]) })
-	if !equalBits(got[:len(logits)], logits) {
+	local := run("1-", every, func(c *Context, layer int) { place(c, layer, whole) })
+	if got := run("all", every, func(c *Context, layer int) { place(c, layer, whole[:len(whole)*min(1, layer)]) }); !equalBits(got, local) {
 		t.Error("a layer without its rows is not a local layer")
 	}
 }
