@@ -19,7 +19,7 @@ import (
 // What is in the repository is what its data give.
 func TestCommittedFigures(t *testing.T) {
 	folder := filepath.Join("..", "..", "docs", "figures")
-	files, err := drawAll(os.DirFS(filepath.Join(folder, "data")))
+	files, err := drawAll(os.DirFS(filepath.Join(folder, "data")), os.DirFS(filepath.Join("..", "..", profiles)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,18 +55,19 @@ const profileJSON = `{"publisher_leave_one_out":[0.01,0.02],"publisher_single":[
 
 func testData() fstest.MapFS {
 	return fstest.MapFS{
-		"quality.jsonl":     {Data: []byte(evalLines)},
-		"intervals.jsonl":   {Data: []byte(evalLines)},
-		"profile-tiny.json": {Data: []byte(profileJSON)},
+		"quality.jsonl":   {Data: []byte(evalLines)},
+		"intervals.jsonl": {Data: []byte(evalLines)},
 	}
 }
 
+func testProfiles() fstest.MapFS { return fstest.MapFS{"tiny.json": {Data: []byte(profileJSON)}} }
+
 func TestFiguresAreDeterministicXML(t *testing.T) {
-	a, err := drawAll(testData())
+	a, err := drawAll(testData(), testProfiles())
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := drawAll(testData())
+	b, err := drawAll(testData(), testProfiles())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,18 +169,19 @@ func TestInterval(t *testing.T) {
 
 func TestDataThatCannotBeDrawn(t *testing.T) {
 	for name, content := range map[string]string{
-		"quality.jsonl": "{", "intervals.jsonl": "\n", "errors.jsonl": "[]", "profile-x.json": "{}", "profile-y.json": "",
+		"quality.jsonl": "{", "intervals.jsonl": "\n", "errors.jsonl": "[]", "x.json": "{}", "y.json": "",
 	} {
-		_, err := drawAll(fstest.MapFS{name: {Data: []byte(content)}})
+		files := fstest.MapFS{name: {Data: []byte(content)}}
+		_, err := drawAll(files, files)
 		if err == nil || !strings.HasPrefix(err.Error(), name+": ") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := drawAll(fstest.MapFS{}); err == nil || !strings.Contains(err.Error(), "no measurements") {
+	if _, err := drawAll(fstest.MapFS{}, fstest.MapFS{}); err == nil || !strings.Contains(err.Error(), "no measurements") {
 		t.Errorf("nothing: %v", err)
 	}
 	zero := strings.ReplaceAll(evalLines, `"kld_mean":0.`, `"kld_mean":-0.`)
-	if _, err := drawAll(fstest.MapFS{"quality.jsonl": {Data: []byte(zero)}}); err == nil || !strings.Contains(err.Error(), "no point") {
+	if _, err := drawAll(fstest.MapFS{"quality.jsonl": {Data: []byte(zero)}}, fstest.MapFS{}); err == nil || !strings.Contains(err.Error(), "no point") {
 		t.Errorf("no positive values on a logarithmic axis: %v", err)
 	}
 }

@@ -25,7 +25,7 @@ func importanceFigures(name string, content []byte) ([]figure, error) {
 	if len(p.PublisherLeaveOneOut) == 0 && len(p.PublisherSingle) == 0 {
 		return nil, errors.New("no layer was measured")
 	}
-	model := strings.TrimSuffix(strings.TrimPrefix(name, "profile-"), ".json")
+	model := strings.TrimSuffix(name, ".json")
 	var out []figure
 	for _, f := range []struct {
 		kind, title             string

@@ -1,11 +1,12 @@
 // Command figures draws docs/figures from the measurements in docs/figures/data, and beside each figure the points in
-// it as CSV. The same data give the same bytes.
+// it as CSV, and of the profiles that come with the program how much each layer matters. The same data give the same
+// bytes.
 //
 //	figures [FOLDER]    docs/figures by default
 //
 // What it reads is what fedattn writes: quality.jsonl and intervals.jsonl by `eval --format jsonl`, errors.jsonl by
-// `analyze --format jsonl`, profile-NAME.json by `calibrate`. Data that are not there have no figures. docs/benchmarks.md
-// has the commands. Start reading at sources.
+// `analyze --format jsonl`, the profiles by `calibrate`. Data that are not there have no figures. docs/benchmarks.md has
+// the commands. Start reading at sources.
 package main
 
 import (
@@ -16,6 +17,9 @@ import (
 	"path/filepath"
 	"slices"
 )
+
+// profiles is the folder of those that come with the program.
+var profiles = filepath.Join("fedkv", "profile", "calibrated")
 
 func main() {
 	folder := filepath.Join("docs", "figures")
@@ -28,9 +32,9 @@ func main() {
 	}
 }
 
-// run writes every figure whose data are in folder/data.
+// run writes every figure whose data are in folder/data or are profiles.
 func run(folder string) error {
-	files, err := drawAll(os.DirFS(filepath.Join(folder, "data")))
+	files, err := drawAll(os.DirFS(filepath.Join(folder, "data")), os.DirFS(profiles))
 	if err != nil {
 		return err
 	}
@@ -42,15 +46,16 @@ func run(folder string) error {
 	return nil
 }
 
-// sources say which figures are drawn from which files.
+// sources say which figures are drawn from which files, of the measurements or of the profiles.
 var sources = []struct {
-	pattern string
-	figures func(name string, content []byte) ([]figure, error)
+	pattern  string
+	profiles bool
+	figures  func(name string, content []byte) ([]figure, error)
 }{
-	{"quality.jsonl", qualityFigures},
-	{"intervals.jsonl", intervalFigures},
-	{"errors.jsonl", errorFigures},
-	{"profile-*.json", importanceFigures},
+	{"quality.jsonl", false, qualityFigures},
+	{"intervals.jsonl", false, intervalFigures},
+	{"errors.jsonl", false, errorFigures},
+	{"*.json", true, importanceFigures},
 }
 
 // file is something that was drawn.
@@ -60,16 +65,20 @@ type file struct {
 }
 
 // drawAll makes all figures that there are data for.
-func drawAll(data fs.FS) ([]file, error) {
+func drawAll(data, calibrated fs.FS) ([]file, error) {
 	var out []file
 	for _, s := range sources {
-		names, err := fs.Glob(data, s.pattern)
+		from := data
+		if s.profiles {
+			from = calibrated
+		}
+		names, err := fs.Glob(from, s.pattern)
 		if err != nil {
 			return nil, err
 		}
 		slices.Sort(names)
 		for _, name := range names {
-			content, err := fs.ReadFile(data, name)
+			content, err := fs.ReadFile(from, name)
 			if err != nil {
 				return nil, err
 			}
