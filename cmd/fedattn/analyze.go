@@ -30,7 +30,7 @@ func analyzeCommand() *cli.Command {
 		Flags: append(append(modelFlags(), promptFlags(512, 64, 32)...),
 			&cli.StringFlag{Name: "participants", Aliases: []string{"n"}, Value: "4", Usage: "devices, the publisher included: `LIST` such as 2,4,8"},
 			&cli.StringSliceFlag{Name: "schedule", Value: cli.NewStringSlice("gather"), KeepSpace: true, Usage: "`SCHEDULE` of sync layers, see above"},
-			&cli.StringSliceFlag{Name: "wire", Value: cli.NewStringSlice("f16/f16"), Usage: "`K/V` rows on the wire: f16, q8_0, q5_1, q4_1, q4_0, nf3, each with +c, +h or both"},
+			&cli.StringSliceFlag{Name: "wire", Value: cli.NewStringSlice("f16/f16"), Usage: "`K/V` rows on the wire: " + wireTypes},
 			&cli.StringFlag{Name: "positions", Value: "inplace", Usage: "`WHERE` segments are evaluated in gather: canonical, inplace"},
 			&cli.IntFlag{Name: "windows", Value: 1, Usage: "repeat with `N` parts of the text and show means"},
 			&cli.StringFlag{Name: "format", Value: "table", Usage: "`FORMAT` of the output: table, jsonl, csv"},

@@ -40,9 +40,8 @@ func askCommand() *cli.Command {
 			&cli.StringSliceFlag{Name: "peer", Usage: "device to ask, `ID@HOST:PORT` as its node prints it", Category: exchange},
 			&cli.StringSliceFlag{Name: "doc", Usage: "text `FILE` of this device's own", Category: exchange},
 			&cli.StringFlag{Name: "schedule", Value: autoPreset, Usage: "`SCHEDULE` of sync layers, see above", Category: exchange},
-			&cli.StringFlag{Name: "wire", Usage: "`K/V` rows on the wire: f16, q8_0, q5_1, q4_1, q4_0, nf3, each with +c (centred), +h (Hadamard) or both; " +
-				"without it those of --schedule", Category: exchange},
-			&cli.StringFlag{Name: "profile", Usage: "`FILE` that fedattn calibrate wrote for this model", Category: exchange},
+			&cli.StringFlag{Name: "wire", Usage: "`K/V` rows on the wire: " + wireTypes + "; without it those of --schedule", Category: exchange},
+			profileFlag(exchange),
 			&cli.StringFlag{Name: "budget", Usage: "receive at most `BYTES` of rows, such as 8MB, with --schedule auto; --context tokens of the others must fit",
 				Category: exchange},
 			&cli.StringFlag{Name: "positions", Usage: "`WHERE` segments are evaluated: canonical, inplace",

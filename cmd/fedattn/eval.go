@@ -28,7 +28,8 @@ func evalCommand() *cli.Command {
 			"With --gsm8k, participants share solved examples and a problem: em is the share of problems that are solved,\n" +
 			"gold_nll how unlikely the true solution is, in nats per token. With --task, contributors hold the facts and the\n" +
 			"publisher the question: em is the share of problems in which the model writes exactly the missing words.\n\n" +
-			"K and V on the wire are f16, q8_0, q5_1, q4_1 or q4_0, with exceptions for some layers as in q8_0/q4_0,0-2=f16.\n\n" +
+			"K and V on the wire are " + wireTypes + ",\n" +
+			"with exceptions for some layers as in q8_0/q4_0,0-2=f16.\n\n" +
 			scheduleHelp + "\n" + presetHelp,
 		Flags: append(append(append(modelFlags(), promptFlags(2048, 128, 32)...), problemFlags()...),
 			&cli.IntFlag{Name: "windows", Value: 1, Usage: "measure `N` stretches of the text, evenly spread over it", Category: promptCategory},
@@ -38,7 +39,7 @@ func evalCommand() *cli.Command {
 			&cli.StringSliceFlag{Name: "schedule", Value: cli.NewStringSlice("gather"), KeepSpace: true, Usage: "`SCHEDULE` of sync layers, see above"},
 			&cli.StringSliceFlag{Name: "wire", KeepSpace: true, Usage: "`K/V` rows on the wire, see above; without it, those of the preset, or q8_0/q4_0"},
 			&cli.StringFlag{Name: "budget", Usage: "`BYTES` that the publisher may receive, such as 8MB, for --schedule auto"},
-			profileFlag(),
+			profileFlag(""),
 			&cli.StringFlag{Name: "contributor-model", Usage: "the contributors run this GGUF `FILE`: the same model, quantised otherwise"},
 			&cli.StringSliceFlag{Name: "rows", Value: cli.NewStringSlice(lab.AllRows), KeepSpace: true,
 				Usage: "`ROWS` of a segment that are sent: all, or a share of them such as random=0.5, recent=0.5, norm=0.5, or query=0.5, which tells contributors something about the question"},

@@ -28,12 +28,15 @@ const (
 	defaultWire = "q8_0/q4_0"
 )
 
+// wireTypes are the types of rows that --wire takes for K and for V.
+const wireTypes = "f16, q8_0, q5_1, q4_1, q4_0, nf3, each with +c (centred), +h (Hadamard) or both"
+
 const presetHelp = "By name, with the wire types that suit the model if it has a profile: auto (the most for its bytes), gather, lockstep,\n" +
 	"lockstep-small (nearly lockstep, with about half of its bytes), light (contributors meet at two layers or three),\n" +
 	"paper:4 (the paper's schedule, H=4). A profile comes with the program, or from fedattn calibrate with --profile."
 
-func profileFlag() cli.Flag {
-	return &cli.StringFlag{Name: "profile", Usage: "`FILE` that fedattn calibrate wrote for this model"}
+func profileFlag(category string) cli.Flag {
+	return &cli.StringFlag{Name: "profile", Usage: "`FILE` that fedattn calibrate wrote for this model", Category: category}
 }
 
 // readProfile reads --profile, which may be for another model than the one that is loaded; nil without the flag.
