@@ -37,6 +37,9 @@ const (
 	CodeOrder        Code = 21 // a message that may not come now
 	CodeSession      Code = 22 // no such session
 	CodeCancelled    Code = 23 // a person stopped it
+	CodeHome         Code = 24 // trusted with what stays home only, and rows were asked for
+	CodeLimit        Code = 25 // more than the owner gives away in a session or a day
+	CodeCanary       Code = 26 // the same model computes something else on the two devices
 )
 
 // One sentinel per code, for errors.Is. Their text is the code's sentence for the user, used where an error
@@ -65,6 +68,9 @@ var (
 	ErrOrder        = errors.New("the peer sent a message out of turn and was cut off: install the same release of fedattn on both devices")
 	ErrSession      = errors.New("the peer does not know this session: it may have restarted, so ask again")
 	ErrCancelled    = errors.New("the session was cancelled")
+	ErrHome         = errors.New("the peer trusts this device only with what stays home: ask its owner to trust it with rows")
+	ErrLimit        = errors.New("the peer's owner gives away no more: ask for less, or try again tomorrow")
+	ErrCanary       = errors.New("the peer's engine computes other numbers from the same model: install the same release of fedattn on both devices, and check their memory")
 )
 
 // codes is the one table: code ↔ name ↔ sentinel. A code with a parent is also an error of the parent's kind.
@@ -96,6 +102,9 @@ var codes = [...]struct {
 	CodeOrder:        {"order", ErrOrder, 0},
 	CodeSession:      {"session", ErrSession, 0},
 	CodeCancelled:    {"cancelled", ErrCancelled, 0},
+	CodeHome:         {"home", ErrHome, CodeForbidden},
+	CodeLimit:        {"limit", ErrLimit, CodeForbidden},
+	CodeCanary:       {"canary", ErrCanary, 0},
 }
 
 // known reports whether this version knows the code.
