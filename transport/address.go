@@ -11,7 +11,16 @@ import (
 // PeerAddress says whom to reach and where: the ID pins the peer, the address only finds it.
 type PeerAddress struct {
 	ID       ID
-	HostPort string // host:port; the host is a name or an IP address, IPv6 in brackets
+	HostPort string // host:port, or several with commas; a host is a name or an IP address, IPv6 in brackets
+	Name     string // what this device's owner calls it, for errors; may be empty
+}
+
+// called is how errors name the peer.
+func (a PeerAddress) called() string {
+	if a.Name != "" {
+		return a.Name
+	}
+	return a.ID.Short()
 }
 
 // ParsePeerAddress reads ID@host:port.
@@ -24,7 +33,7 @@ func ParsePeerAddress(text string) (PeerAddress, error) {
 	if err != nil {
 		return PeerAddress{}, err
 	}
-	if err := checkHostPort(hostPort); err != nil {
+	if err := checkHostPorts(hostPort); err != nil {
 		return PeerAddress{}, fmt.Errorf("the peer address of %s: %w", id.Short(), err)
 	}
 	return PeerAddress{ID: id, HostPort: hostPort}, nil
@@ -32,6 +41,16 @@ func ParsePeerAddress(text string) (PeerAddress, error) {
 
 // String returns ID@host:port, which ParsePeerAddress reads back.
 func (a PeerAddress) String() string { return string(a.ID) + "@" + a.HostPort }
+
+// checkHostPorts holds every part of a list to checkHostPort.
+func checkHostPorts(list string) error {
+	for hostPort := range strings.SplitSeq(list, ",") {
+		if err := checkHostPort(hostPort); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // checkHostPort refuses what net.Dial would complain about late or in other words.
 func checkHostPort(hostPort string) error {

@@ -43,7 +43,7 @@ func TestStalledOpenings(t *testing.T) {
 					socket.Close()
 				}()
 				begin := time.Now()
-				conn, err := transport.Dial(t.Context(), e.Addr(), baseTLS(certificate), &quic.Config{KeepAlivePeriod: time.Second})
+				conn, err := transport.Dial(t.Context(), e.Addr(), baseTLS(certificate, alpn), &quic.Config{KeepAlivePeriod: time.Second})
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -55,12 +55,12 @@ func BenchmarkBareQUIC(b *testing.B) {
 				ends[i] = &quic.Transport{Conn: socket}
 				defer ends[i].Close()
 			}
-			listener, err := ends[1].Listen(baseTLS(certificate), config)
+			listener, err := ends[1].Listen(baseTLS(certificate, alpn), config)
 			if err != nil {
 				b.Fatal(err)
 			}
 			ctx := context.Background()
-			from, err := ends[0].Dial(ctx, listener.Addr(), baseTLS(certificate), config)
+			from, err := ends[0].Dial(ctx, listener.Addr(), baseTLS(certificate, alpn), config)
 			if err != nil {
 				b.Fatal(err)
 			}

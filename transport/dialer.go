@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -22,16 +23,22 @@ type dialer struct {
 	certificate tls.Certificate
 	config      *quic.Config
 	local       net.Addr
+	protocol    string
 }
 
-// dial tries the host's addresses one after the other, each for its share of the time that ctx leaves. It
+// dial tries the peer's addresses one after the other, each for its share of the time that ctx leaves. It
 // goes on to the next only when nothing answers.
 func (d dialer) dial(ctx context.Context, to PeerAddress) (*quic.Conn, error) {
-	addresses, err := d.resolve(ctx, to.HostPort)
-	if err != nil {
+	var addresses []net.Addr
+	var err error
+	for hostPort := range strings.SplitSeq(to.HostPort, ",") {
+		found, failed := d.resolve(ctx, hostPort)
+		addresses, err = append(addresses, found...), errors.Join(err, failed)
+	}
+	if len(addresses) == 0 {
 		return nil, err
 	}
-	config := dialTLS(d.certificate, to.ID)
+	config := dialTLS(d.certificate, d.protocol, to.ID)
 	for i, address := range addresses {
 		attempt, cancel := shareOf(ctx, len(addresses)-i)
 		var conn *quic.Conn

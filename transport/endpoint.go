@@ -89,8 +89,8 @@ func listen(config Config) (*Endpoint, error) {
 		VerifySourceAddress: func(net.Addr) bool { return !e.retries.allow(time.Now()) },
 		ConnContext:         e.handshakeBegins,
 	}
-	e.dialer = dialer{transport: e.transport, certificate: certificate, config: config.dialQUIC(), local: socket.LocalAddr()}
-	e.listener, err = e.transport.Listen(listenTLS(certificate, config.Identity.id), config.listenQUIC())
+	e.dialer = dialer{transport: e.transport, certificate: certificate, config: config.dialQUIC(), local: socket.LocalAddr(), protocol: alpn}
+	e.listener, err = e.transport.Listen(listenTLS(certificate, alpn, config.Identity.id), config.listenQUIC())
 	if err != nil {
 		e.end(err)
 		e.transport.Close()
@@ -170,7 +170,7 @@ func (e *Endpoint) Dial(ctx context.Context, to PeerAddress) (*Peer, error) {
 		return nil, &DialError{Peer: to, Reason: ErrSelf, Code: fedkv.CodeForbidden,
 			Text: fmt.Sprintf("%s is this device's own ID: name another device", to.ID.Short())}
 	}
-	if err := checkHostPort(to.HostPort); err != nil {
+	if err := checkHostPorts(to.HostPort); err != nil {
 		return nil, &DialError{Peer: to, Reason: ErrUnreachable, Code: fedkv.CodeLost, Text: err.Error(), Cause: err}
 	}
 	if err := e.reserve(to.ID); err != nil {
@@ -255,6 +255,22 @@ func (e *Endpoint) forget(p *Peer) {
 	delete(e.peers, p)
 	e.mu.Unlock()
 	e.release(p.id)
+}
+
+// Disconnect ends all connections with a peer, and tells it why. Whoever must not come back has to be refused by
+// Config.Allow before.
+func (e *Endpoint) Disconnect(id ID, code fedkv.Code, text string) {
+	e.mu.Lock()
+	var peers []*Peer
+	for p := range e.peers {
+		if p.id == id {
+			peers = append(peers, p)
+		}
+	}
+	e.mu.Unlock()
+	for _, p := range peers {
+		p.Close(code, text)
+	}
 }
 
 const textShutdown = "shutting down"

@@ -7,6 +7,7 @@ import (
 	"math"
 	"net"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 
@@ -184,7 +185,7 @@ func dialError(ctx context.Context, peer PeerAddress, err error) error {
 		result.Reason, result.Code, result.Text = reason, code, fmt.Sprintf(format, args...)
 		return result
 	}
-	name, where := peer.ID.Short(), peer.HostPort
+	name, where := peer.called(), peer.HostPort
 	switch {
 	case errors.As(err, &wrong):
 		result.Got = wrong.got
@@ -209,7 +210,7 @@ func dialError(ctx context.Context, peer PeerAddress, err error) error {
 	case errors.As(err, &network):
 		return reason(ErrUnreachable, fedkv.CodeLost, "cannot send to %s: %s", where, errorText(network.Err))
 	default: // silence, in one of quic-go's several forms
-		_, port, _ := net.SplitHostPort(where)
+		port := where[strings.LastIndexByte(where, ':')+1:]
 		return reason(ErrUnreachable, fedkv.CodeLost,
 			"no answer from peer %s at %s: check that it is running, that the address is right and that its firewall lets UDP port %s in",
 			name, where, port)

@@ -115,7 +115,7 @@ func TestParsePeerAddress(t *testing.T) {
 	for _, hostPort := range []string{"raspberrypi.local:7000", "192.168.1.7:1", "[fe80::1%eth0]:65535", "[::1]:7000"} {
 		text := string(zeroID) + "@" + hostPort
 		address, err := ParsePeerAddress(" " + text + "\n")
-		if err != nil || address != (PeerAddress{zeroID, hostPort}) || address.String() != text {
+		if err != nil || address != (PeerAddress{ID: zeroID, HostPort: hostPort}) || address.String() != text {
 			t.Errorf("ParsePeerAddress(%q) is %v, %v", text, address, err)
 		}
 	}

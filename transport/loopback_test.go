@@ -330,7 +330,7 @@ func TestDialByName(t *testing.T) {
 	b := listenLoopback(t, Config{})
 	_, port, _ := net.SplitHostPort(b.Addr().String())
 	ctx := within(t, 10*time.Second)
-	p, err := a.Dial(ctx, PeerAddress{b.ID(), "localhost:" + port})
+	p, err := a.Dial(ctx, PeerAddress{ID: b.ID(), HostPort: "localhost:" + port})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -338,7 +338,7 @@ func TestDialByName(t *testing.T) {
 		t.Errorf("reached %s, want %s", p.Addr(), b.Addr())
 	}
 	for _, where := range []string{"no-such-host.invalid:7", "[::1]:7"} {
-		_, err = a.Dial(ctx, PeerAddress{b.ID(), where})
+		_, err = a.Dial(ctx, PeerAddress{ID: b.ID(), HostPort: where})
 		if !errors.Is(err, ErrUnreachable) || !errors.Is(err, fedkv.ErrLost) || !strings.Contains(err.Error(), where) {
 			t.Errorf("%s: %v", where, err)
 		}
@@ -396,7 +396,7 @@ func TestBothFamilies(t *testing.T) {
 		} else {
 			probe.Close()
 		}
-		p, err := a.Dial(ctx, PeerAddress{b.ID(), net.JoinHostPort(host, port)})
+		p, err := a.Dial(ctx, PeerAddress{ID: b.ID(), HostPort: net.JoinHostPort(host, port)})
 		if err != nil {
 			t.Errorf("%s: %v", host, err)
 			continue

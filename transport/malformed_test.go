@@ -36,7 +36,7 @@ func meetRogue(t *testing.T, n *network) (*Peer, *rogue) {
 		transport.Close()
 		socket.Close()
 	})
-	conn, err := transport.Dial(t.Context(), e.Addr(), baseTLS(certificate), &quic.Config{KeepAlivePeriod: 500 * time.Millisecond})
+	conn, err := transport.Dial(t.Context(), e.Addr(), baseTLS(certificate, alpn), &quic.Config{KeepAlivePeriod: 500 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}

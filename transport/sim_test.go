@@ -254,7 +254,7 @@ func TestSimUnreachable(t *testing.T) {
 	simulate(t, 0, func(t *testing.T, n *network) {
 		a := n.endpoint(t, Config{})
 		n.start(t)
-		nobody := PeerAddress{newIdentity(t).ID(), "10.0.0.99:7000"}
+		nobody := PeerAddress{ID: newIdentity(t).ID(), HostPort: "10.0.0.99:7000"}
 		for _, limit := range []time.Duration{time.Minute, time.Second} {
 			ctx, cancel := context.WithTimeout(t.Context(), limit)
 			begin := time.Now()

@@ -39,11 +39,11 @@ func selfSigned(identity Identity) (tls.Certificate, error) {
 
 // baseTLS is what both directions share: TLS 1.3, our certificate, no chain to any authority, no tickets
 // and so neither resumption nor 0-RTT.
-func baseTLS(certificate tls.Certificate) *tls.Config {
+func baseTLS(certificate tls.Certificate, protocol string) *tls.Config {
 	return &tls.Config{
 		MinVersion:             tls.VersionTLS13,
 		MaxVersion:             tls.VersionTLS13,
-		NextProtos:             []string{alpn},
+		NextProtos:             []string{protocol},
 		ServerName:             serverName,
 		Certificates:           []tls.Certificate{certificate},
 		ClientAuth:             tls.RequireAnyClientCert,
@@ -54,10 +54,10 @@ func baseTLS(certificate tls.Certificate) *tls.Config {
 
 // listenTLS accepts any peer that proves to hold some identity other than self. Whether that identity is
 // welcome is the endpoint's next question.
-func listenTLS(certificate tls.Certificate, self ID) *tls.Config {
-	config := baseTLS(certificate)
+func listenTLS(certificate tls.Certificate, protocol string, self ID) *tls.Config {
+	config := baseTLS(certificate, protocol)
 	config.VerifyConnection = func(state tls.ConnectionState) error {
-		id, err := verifyPeer(state, time.Now())
+		id, err := verifyPeer(state, protocol, time.Now())
 		if err != nil {
 			return err
 		}
@@ -70,10 +70,10 @@ func listenTLS(certificate tls.Certificate, self ID) *tls.Config {
 }
 
 // dialTLS accepts the expected peer and nobody else.
-func dialTLS(certificate tls.Certificate, expected ID) *tls.Config {
-	config := baseTLS(certificate)
+func dialTLS(certificate tls.Certificate, protocol string, expected ID) *tls.Config {
+	config := baseTLS(certificate, protocol)
 	config.VerifyConnection = func(state tls.ConnectionState) error {
-		id, err := verifyPeer(state, time.Now())
+		id, err := verifyPeer(state, protocol, time.Now())
 		if err != nil {
 			return err
 		}
@@ -94,17 +94,17 @@ type wrongIDError struct{ got ID }
 
 func (e *wrongIDError) Error() string { return "another device answered: " + string(e.got) }
 
-// verifyPeer returns the ID of the other side of a handshake. crypto/tls has already made sure that the
-// other side holds the private key of the certificate it showed.
+// verifyPeer returns the ID of the other side of a handshake for a protocol. crypto/tls has already made sure that
+// the other side holds the private key of the certificate it showed.
 //
 // It belongs into tls.Config.VerifyConnection, which runs for every handshake of either side; the similar
 // VerifyPeerCertificate is skipped on resumption.
-func verifyPeer(state tls.ConnectionState, now time.Time) (ID, error) {
+func verifyPeer(state tls.ConnectionState, protocol string, now time.Time) (ID, error) {
 	switch {
 	case state.Version != tls.VersionTLS13:
 		return "", errors.New("not TLS 1.3")
-	case state.NegotiatedProtocol != alpn:
-		return "", fmt.Errorf("the peer does not speak %s", alpn)
+	case state.NegotiatedProtocol != protocol:
+		return "", fmt.Errorf("the peer does not speak %s", protocol)
 	case state.DidResume:
 		return "", errors.New("sessions are never resumed")
 	case len(state.PeerCertificates) != 1:

@@ -224,7 +224,7 @@ func TestDialerRefusesBadServers(t *testing.T) {
 			if key, ok := config.Certificates[0].PrivateKey.(ed25519.PrivateKey); ok {
 				id = idOf(key.Public().(ed25519.PublicKey))
 			}
-			_, err = e.Dial(within(t, 10*time.Second), PeerAddress{id, listener.Addr().String()})
+			_, err = e.Dial(within(t, 10*time.Second), PeerAddress{ID: id, HostPort: listener.Addr().String()})
 			t.Log(err)
 			var failed *DialError
 			if !errors.As(err, &failed) {
@@ -237,7 +237,7 @@ func TestDialerRefusesBadServers(t *testing.T) {
 func TestWrongID(t *testing.T) {
 	a, b := listenLoopback(t, Config{}), listenLoopback(t, Config{})
 	expected := newIdentity(t).ID()
-	_, err := a.Dial(within(t, 10*time.Second), PeerAddress{expected, b.Addr().String()})
+	_, err := a.Dial(within(t, 10*time.Second), PeerAddress{ID: expected, HostPort: b.Addr().String()})
 	t.Log(err)
 	var failed *DialError
 	if !errors.As(err, &failed) || !errors.Is(err, ErrWrongID) || failed.Got != b.ID() ||
@@ -265,7 +265,7 @@ func TestSelf(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Log(mustRefuse(t, a, baseTLS(certificate)))
+	t.Log(mustRefuse(t, a, baseTLS(certificate, alpn)))
 }
 
 func TestNotAllowed(t *testing.T) {
@@ -290,7 +290,7 @@ func TestNotAllowed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Log(mustRefuse(t, b, baseTLS(certificate)))
+	t.Log(mustRefuse(t, b, baseTLS(certificate, alpn)))
 	if p, err := b.Dial(ctx, addressOf(a)); err != nil {
 		t.Errorf("Allow is for incoming peers only, but: %v", err)
 	} else {
@@ -311,7 +311,7 @@ func TestNoResumption(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	config := baseTLS(certificate)
+	config := baseTLS(certificate, alpn)
 	config.SessionTicketsDisabled = false
 	config.ClientSessionCache = tls.NewLRUClientSessionCache(8)
 	client := bareTransport(t)
