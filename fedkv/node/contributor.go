@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -40,6 +41,7 @@ type ContributorConfig struct {
 	Self   fedkv.Hello // role contributor
 	ID     string
 	Source Source
+	Owner  Owner // nil: what the fields below allow, to everybody whom Peers lets in
 
 	MaxTokens  int // longest segment that is shared; 0: no limit but MaxContext
 	MaxContext int
@@ -55,9 +57,12 @@ type ContributorConfig struct {
 // Contribution is what one session took from this device.
 type Contribution struct {
 	Session   fedkv.SessionID
-	Publisher string // identity of who asked
+	Publisher string   // identity of who asked
+	Name      string   // what it calls itself
+	To        []string // identities of all to whom rows went, or were to go: the publisher, and in lockstep later contributors
 	Tokens    int
-	Layers    int // layers whose rows were sent
+	Layers    int   // layers whose rows were sent
+	LayerList []int // which, ascending
 	Wire      fedkv.Wire
 	Rows      fedkv.Selection // which rows of a layer
 	Bytes     int64           // of rows that left this device, or began to
@@ -166,6 +171,9 @@ func (c *Contributor) joined(ctx context.Context, link Link, hello fedkv.Hello) 
 }
 
 func (c *Contributor) join(ctx context.Context, link Link, hello fedkv.Hello) error {
+	if _, err := c.admit(link, fedkv.RoleContributor); err != nil {
+		return err
+	}
 	answer, err := fedkv.Greet(c.cfg.Self, hello)
 	if err != nil {
 		return err
@@ -221,11 +229,18 @@ func (c *Contributor) register(id fedkv.SessionID, s *contribution) (forget func
 // serve runs one publisher's session. evaluated is called when it needs the engine no more.
 func (c *Contributor) serve(ctx context.Context, link Link, hello fedkv.Hello, evaluated func()) {
 	log := c.cfg.Log.With().Str("publisher", link.ID()).Logger()
-	s, err := newContribution(ctx, c, link, log)
+	grant, err := c.admit(link, fedkv.RolePublisher)
+	if err != nil {
+		log.Warn().Err(err).Str("name", hello.Name).Msg("refused")
+		refuse(ctx, link, err)
+		return
+	}
+	s, err := newContribution(ctx, c, link, grant, log)
 	if err != nil {
 		refuse(ctx, link, err)
 		return
 	}
+	s.asker = hello.Name
 	s.run(hello, evaluated)
 	s.close()
 
@@ -247,6 +262,8 @@ type contribution struct {
 	x       *exchange
 	machine *fedkv.Contributor
 	link    Link
+	grant   Grant
+	asker   string // what the publisher calls itself
 	tokens  []fedkv.Token
 	senders map[int]*blockSender // by recipient
 	layers  map[int]bool         // whose rows were sent
@@ -258,7 +275,8 @@ type contribution struct {
 	dials    []fedkv.Participant // set at the commit, before work
 	sent     bool                // all rows are on their way
 	owed     bool                // rows of layers that are done are asked for
-	bytes    int64
+	bytes    int64               // that left
+	queued   int64               // bytes that left or wait for it
 	missing  []fedkv.Missing
 	waiting  []*waitingJoin
 	direct   []Link // opened or admitted
@@ -271,16 +289,16 @@ type waitingJoin struct {
 	decided chan error
 }
 
-func newContribution(ctx context.Context, host *Contributor, link Link, log zerolog.Logger) (*contribution, error) {
+func newContribution(ctx context.Context, host *Contributor, link Link, grant Grant, log zerolog.Logger) (*contribution, error) {
 	cfg := &host.cfg
 	machine, err := fedkv.NewContributor(fedkv.ContributorConfig{
-		Self: cfg.Self, ID: cfg.ID, Shape: cfg.Engine.Shape(), MaxTokens: cfg.MaxTokens, MaxContext: cfg.MaxContext,
-		MinLayer: cfg.MinLayer,
+		Self: cfg.Self, ID: cfg.ID, Shape: cfg.Engine.Shape(), MaxTokens: least(cfg.MaxTokens, grant.MaxTokens),
+		MaxContext: cfg.MaxContext, MinLayer: max(cfg.MinLayer, grant.MinLayer),
 	})
 	if err != nil {
 		return nil, err
 	}
-	s := &contribution{host: host, machine: machine, link: link, senders: map[int]*blockSender{}, layers: map[int]bool{}}
+	s := &contribution{host: host, machine: machine, link: link, grant: grant, senders: map[int]*blockSender{}, layers: map[int]bool{}}
 	s.x = newExchange(ctx, cfg.Engine.Shape(), log)
 	s.x.machine, s.x.drain = machine, s.drain
 	return s, nil
@@ -413,8 +431,15 @@ func (s *contribution) settle(ctx context.Context, cache Cache, reached func() b
 }
 
 func (s *contribution) tokenise() error {
-	tokens, err := s.host.cfg.Source.Segment(s.x.live, *s.plan)
+	source := s.host.cfg.Source
+	if s.grant.Source != nil {
+		source = s.grant.Source
+	}
+	tokens, err := source.Segment(s.x.live, *s.plan)
 	if err != nil {
+		return err
+	}
+	if err := s.consent(len(tokens)); err != nil {
 		return err
 	}
 	s.tokens = tokens
@@ -556,6 +581,9 @@ func (s *contribution) sendBlocks(cache Cache, blocks []fedkv.Outgoing) error {
 				return err
 			}
 		}
+		if err := s.spend(len(b.To), len(payload)); err != nil {
+			return err
+		}
 		for _, to := range b.To {
 			s.senders[to].put(h, payload)
 			s.layers[h.Layer] = true
@@ -619,12 +647,17 @@ func (s *contribution) answer(a fedkv.JoinAnswer) {
 func (s *contribution) report() Contribution {
 	s.x.mu.Lock()
 	defer s.x.mu.Unlock()
-	done := Contribution{Publisher: s.link.ID(), Bytes: s.bytes, Missing: s.missing, Err: s.x.failed}
+	done := Contribution{Publisher: s.link.ID(), Name: s.asker, Bytes: s.bytes, Missing: s.missing, Err: s.x.failed}
 	if s.plan != nil {
 		done.Session, done.Wire, done.Rows = s.plan.Session, s.plan.Wire, s.plan.Rows
 	}
 	if s.work != nil {
 		done.Tokens, done.Layers = len(s.tokens), len(s.layers)
+		done.LayerList = slices.Sorted(maps.Keys(s.layers))
+		done.To = append(done.To, s.link.ID())
+		for _, p := range s.dials {
+			done.To = append(done.To, p.ID)
+		}
 	}
 	return done
 }
