@@ -37,7 +37,7 @@ func askCommand() *cli.Command {
 			scheduleHelp + "\n" + presetHelp,
 		Flags: append(modelFlags(),
 			contextFlag("evaluate at most `N` tokens, answer included"),
-			&cli.StringSliceFlag{Name: "peer", Usage: "device to ask, `ID@HOST:PORT` as its node prints it", Category: exchange},
+			&cli.StringSliceFlag{Name: "peer", Usage: "device to ask: `NAME` of a paired one, all for all of them, or ID@HOST:PORT as its node prints it", Category: exchange},
 			&cli.StringSliceFlag{Name: "doc", Usage: "text `FILE` of this device's own", Category: exchange},
 			&cli.StringFlag{Name: "schedule", Value: autoPreset, Usage: "`SCHEDULE` of sync layers, see above", Category: exchange},
 			&cli.StringFlag{Name: "wire", Usage: "`K/V` rows on the wire: " + wireTypes + "; without it those of --schedule", Category: exchange},
@@ -152,18 +152,16 @@ func readQuestion(args []string, stdin io.Reader) (string, error) {
 }
 
 func peerAddresses(c *cli.Context) ([]transport.PeerAddress, error) {
-	var list []transport.PeerAddress
+	list, err := namedPeers(c)
+	if err != nil {
+		return nil, err
+	}
 	seen := map[transport.ID]bool{}
-	for _, text := range c.StringSlice("peer") {
-		a, err := transport.ParsePeerAddress(text)
-		if err != nil {
-			return nil, usagef("--peer: %v", err)
-		}
+	for _, a := range list {
 		if seen[a.ID] {
 			return nil, usagef("--peer %s is named twice: name each device once", a.ID.Short())
 		}
 		seen[a.ID] = true
-		list = append(list, a)
 	}
 	if most := fedkv.MaxParticipants - 1; len(list) > most {
 		return nil, usagef("%d peers are named: one question can be asked of %d", len(list), most)
@@ -385,8 +383,9 @@ func network(c *cli.Context, r request, wire *wireRecord) (contacts []node.Conta
 	}
 	for _, a := range r.addresses {
 		to := node.Address{ID: string(a.ID), HostPort: a.HostPort}
-		contacts = append(contacts, node.Contact{Dial: func(ctx context.Context) (node.Link, error) {
-			return wire.tap(peers{Endpoint: endpoint}.Dial(ctx, to))
+		reach := peers{Endpoint: endpoint, called: func(transport.ID) string { return a.Name }}
+		contacts = append(contacts, node.Contact{Name: a.Name, Dial: func(ctx context.Context) (node.Link, error) {
+			return wire.tap(reach.Dial(ctx, to))
 		}})
 	}
 	return contacts, func() { _ = endpoint.Close() }, nil

@@ -19,7 +19,7 @@ import (
 const deviceCategory = "This device"
 
 func configFlag() cli.Flag {
-	return &cli.StringFlag{Name: "config", Usage: "`DIR` of this device's identity", DefaultText: "fedattn in the user's configuration directory",
+	return &cli.StringFlag{Name: "config", Usage: "`DIR` of this device's identity and of whom it knows", DefaultText: "fedattn in the user's configuration directory",
 		EnvVars: []string{"FEDATTN_CONFIG"}, Category: deviceCategory}
 }
 
@@ -48,16 +48,26 @@ func idCommand() *cli.Command {
 	}
 }
 
+// elsewhere ends errors about the configuration directory.
+const elsewhere = "give another directory with --config"
+
+// configDir is where this device's identity, known peers, policy and receipts are.
+func configDir(c *cli.Context) (string, error) {
+	if dir := c.String("config"); dir != "" {
+		return dir, nil
+	}
+	base, err := os.UserConfigDir()
+	if err != nil {
+		return "", fmt.Errorf("no place for this device's identity: %w; %s", err, elsewhere)
+	}
+	return filepath.Join(base, "fedattn"), nil
+}
+
 // loadIdentity reads this device's identity, or makes it on first use.
 func loadIdentity(c *cli.Context) (transport.Identity, error) {
-	const elsewhere = "give another directory with --config"
-	dir := c.String("config")
-	if dir == "" {
-		base, err := os.UserConfigDir()
-		if err != nil {
-			return transport.Identity{}, fmt.Errorf("no place for this device's identity: %w; %s", err, elsewhere)
-		}
-		dir = filepath.Join(base, "fedattn")
+	dir, err := configDir(c)
+	if err != nil {
+		return transport.Identity{}, err
 	}
 	identity, _, err := transport.LoadOrCreateIdentity(dir)
 	// an error of the file system; those about the file's content say themselves what to do

@@ -14,6 +14,8 @@ type peers struct {
 	// allow is the owner's word about devices that this one dials, nil for all. A contributor sends rows to devices that
 	// a publisher names, and those are not always the owner's choice.
 	allow func(transport.ID) error
+	// called is what the owner calls a device; nil, or an empty name, if nothing.
+	called func(transport.ID) string
 }
 
 func (p peers) Dial(ctx context.Context, to node.Address) (node.Link, error) {
@@ -26,7 +28,11 @@ func (p peers) Dial(ctx context.Context, to node.Address) (node.Link, error) {
 			return nil, err
 		}
 	}
-	peer, err := p.Endpoint.Dial(ctx, transport.PeerAddress{ID: id, HostPort: to.HostPort})
+	at := transport.PeerAddress{ID: id, HostPort: to.HostPort}
+	if p.called != nil {
+		at.Name = p.called(id)
+	}
+	peer, err := p.Endpoint.Dial(ctx, at)
 	if err != nil {
 		// the endpoint's own deadline is among the causes; the session's is not over because of it
 		return nil, &fedkv.Error{Code: fedkv.CodeOf(err), Text: err.Error()}

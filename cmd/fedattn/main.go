@@ -112,7 +112,8 @@ func newApp(args []string, stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		ErrWriter: stderr,
 		Metadata:  map[string]any{rawArguments: args},
 		Commands: []*cli.Command{
-			nodeCommand(), askCommand(), verifyCommand(), evalCommand(), analyzeCommand(), calibrateCommand(), inspectCommand(), idCommand(), helpCommand(),
+			nodeCommand(), askCommand(), verifyCommand(), evalCommand(), analyzeCommand(), calibrateCommand(), inspectCommand(), idCommand(),
+			inviteCommand(), joinCommand(), peersCommand(), helpCommand(),
 		},
 		HideHelpCommand:           true,
 		Flags:                     []cli.Flag{cli.HelpFlag}, // which a command named help would drop
@@ -128,12 +129,19 @@ func newApp(args []string, stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		},
 	}
 	for _, command := range app.Commands {
-		command.HideHelpCommand = true
-		command.OnUsageError = func(_ *cli.Context, err error, _ bool) error {
-			return flagError("fedattn "+command.Name, command.Flags, err)
-		}
+		mindUsage("fedattn", command)
 	}
 	return app
+}
+
+// mindUsage words the mistakes in a command's flags, and in those of its own commands.
+func mindUsage(parent string, command *cli.Command) {
+	name := parent + " " + command.Name
+	command.HideHelpCommand = true
+	command.OnUsageError = func(_ *cli.Context, err error, _ bool) error { return flagError(name, command.Flags, err) }
+	for _, sub := range command.Subcommands {
+		mindUsage(name, sub)
+	}
 }
 
 // helpCommand is for those who type help instead of --help.

@@ -26,12 +26,12 @@ func nodeCommand() *cli.Command {
 		Flags: append(modelFlags(),
 			contextFlag("evaluate at most `N` tokens for a question"),
 			&cli.StringSliceFlag{Name: "doc", Usage: "text `FILE` to contribute", Category: sharing},
-			&cli.StringSliceFlag{Name: "allow", Usage: "`ID` of a device that may ask, and that could recover the text from the rows it gets", Category: sharing},
+			&cli.StringSliceFlag{Name: "allow", Usage: "`ID` of a device that may ask, paired or not, and that could recover the text from the rows it gets", Category: sharing},
 			&cli.BoolFlag{Name: "allow-any", Usage: "every device that reaches this one may ask", DisableDefaultText: true, Category: sharing},
 			&cli.IntFlag{Name: "max-tokens", Usage: "contribute at most `N` tokens to one question", DefaultText: "no limit", Category: sharing},
 			&cli.IntFlag{Name: "min-layer", Usage: "keep the rows before layer `N`; costs quality, protects nothing", Category: sharing},
 			&cli.IntFlag{Name: "max-sessions", Value: 1, Usage: "serve `N` questions at once", Category: sharing},
-			&cli.StringFlag{Name: "listen", Value: ":7843", Usage: "UDP `ADDRESS` to listen on; only 127.0.0.1 needs no --allow",
+			&cli.StringFlag{Name: "listen", Value: defaultListen, Usage: "UDP `ADDRESS` to listen on; only 127.0.0.1 needs no pairing and no --allow",
 				EnvVars: []string{"FEDATTN_LISTEN"}, Category: deviceCategory},
 			&cli.StringFlag{Name: "log-format", Value: "console", Usage: "`FORMAT` of the log: console, json", Category: deviceCategory},
 			nameFlag(), configFlag(),
@@ -53,7 +53,7 @@ func runNode(c *cli.Context) error {
 	if err := first(checkModel(c), atLeast(c, 1, "context", "max-sessions"), atLeast(c, 0, "max-tokens", "min-layer")); err != nil {
 		return err
 	}
-	allow, err := allowed(c)
+	owner, err := readMembers(c)
 	if err != nil {
 		return err
 	}
@@ -74,7 +74,7 @@ func runNode(c *cli.Context) error {
 	}
 	// the port is taken before the model is loaded: a mistake shows at once
 	endpoint, err := transport.Listen(transport.Config{
-		Identity: identity, Listen: c.String("listen"), Allow: allow, MaxStaging: memoryShare(),
+		Identity: identity, Listen: c.String("listen"), Allow: owner.allow, MaxStaging: memoryShare(),
 		Notify: func(e transport.Event) {
 			log.Warn().Str("peer", string(e.Peer)).Str("address", e.Addr).Stringer("kind", e.Kind).Msg(e.Text)
 		},
@@ -118,42 +118,12 @@ func runNode(c *cli.Context) error {
 	// in one piece: whoever reads the first line only (`head -n 1`) does not end the node with the second
 	fmt.Fprint(c.App.Writer, lines.String())
 	contributor := node.NewContributor(node.ContributorConfig{
-		Engine: engine, Peers: peers{endpoint, allow}, Self: self(engine, deviceName(c), fedkv.RoleContributor),
+		Engine: engine, Peers: peers{Endpoint: endpoint, allow: owner.rowsTo}, Owner: owner, Self: self(engine, deviceName(c), fedkv.RoleContributor),
 		ID: string(identity.ID()), Source: source, MaxTokens: c.Int("max-tokens"), MaxContext: most,
 		MinLayer: c.Int("min-layer"), Sessions: c.Int("max-sessions"), Log: log,
 	})
+	go owner.watch(c.Context, endpoint, log)
 	return contributor.Serve(c.Context)
-}
-
-// allowed turns --allow and --allow-any into the endpoint's question. Without either, only this machine may ask: rows
-// go to nobody whom the owner did not name.
-func allowed(c *cli.Context) (func(transport.ID) error, error) {
-	ids := map[transport.ID]bool{}
-	for _, text := range c.StringSlice("allow") {
-		id, err := transport.ParseID(text)
-		if err != nil {
-			return nil, usagef("--allow %q: %v; fedattn id prints it on the device that asks", text, err)
-		}
-		ids[id] = true
-	}
-	switch {
-	case c.Bool("allow-any") && len(ids) > 0:
-		return nil, usagef("--allow and --allow-any contradict each other: choose one")
-	case c.Bool("allow-any"):
-		return nil, nil
-	case len(ids) == 0 && !isLoopback(c.String("listen")):
-		return nil, usagef("nobody may ask at --listen %s: name each asking device with --allow ID (fedattn id prints it there), "+
-			"or say --allow-any; only a node at 127.0.0.1 needs neither", c.String("listen"))
-	case len(ids) == 0:
-		return nil, nil
-	}
-	return func(id transport.ID) error {
-		if ids[id] {
-			return nil
-		}
-		// read on both sides: in the asker's error and in the node's log
-		return fedkv.Errorf(fedkv.CodeForbidden, "the owner has to allow it with --allow %s", id)
-	}, nil
 }
 
 func isLoopback(address string) bool {
@@ -168,7 +138,7 @@ func isLoopback(address string) bool {
 // reachable lists the addresses under which other devices may find a socket: IPv4 where there is any.
 func reachable(addr net.Addr) []string {
 	udp, ok := addr.(*net.UDPAddr)
-	if !ok || !udp.IP.IsUnspecified() {
+	if !ok || len(udp.IP) > 0 && !udp.IP.IsUnspecified() {
 		return []string{addr.String()}
 	}
 	var v4, v6 []string

@@ -97,13 +97,15 @@ func (t reporter) why(m fedkv.Missing) string {
 	if m.Code >= fedkv.CodeModel && m.Code <= fedkv.CodeTemplate {
 		text = m.Code.Text() // m.Text compares digests as the side sees it that found them to differ
 	}
-	who := m.Name
-	if m.Origin < len(t.addresses) && who == "" {
+	who := t.name(m.Origin, m.Name)
+	if m.Origin < len(t.addresses) {
 		a := t.addresses[m.Origin]
-		if strings.Contains(text, a.HostPort) { // says itself who
+		if strings.Contains(text, a.HostPort) && m.Phase == fedkv.PhaseConnect { // says itself who
 			return text
 		}
-		who = fmt.Sprintf("peer %s at %s", a.ID.Short(), a.HostPort)
+		if who == "" {
+			who = fmt.Sprintf("peer %s at %s", a.ID.Short(), a.HostPort)
+		}
 	}
 	switch m.Phase {
 	case fedkv.PhasePrefill:
@@ -112,6 +114,14 @@ func (t reporter) why(m fedkv.Missing) string {
 		return fmt.Sprintf("%s, lost when its rows of layer %d were due: %s", who, m.Layer, text)
 	}
 	return fmt.Sprintf("%s: %s", who, text)
+}
+
+// name is what this device's owner calls a contributor, otherwise what it calls itself.
+func (t reporter) name(origin int, itself string) string {
+	if origin < len(t.addresses) && t.addresses[origin].Name != "" {
+		return t.addresses[origin].Name
+	}
+	return itself
 }
 
 // received is how many bytes of rows came over the network.
@@ -132,7 +142,7 @@ func (t reporter) object(w io.Writer, text, stop string, r node.Report) error {
 		TTFTMS: r.TTFTMS, DecodeMS: r.DecodeMS, Decoded: r.Decoded, Notes: r.Notes, Peers: []peerJSON{},
 	}}
 	for _, p := range r.Peers {
-		j := peerJSON{Name: p.Name, ID: p.ID, Tokens: p.Tokens, Rows: p.Rows, Bytes: p.Bytes, PrefillMS: p.PrefillMS, TransferMS: p.TransferMS}
+		j := peerJSON{Name: t.name(p.Origin, p.Name), ID: p.ID, Tokens: p.Tokens, Rows: p.Rows, Bytes: p.Bytes, PrefillMS: p.PrefillMS, TransferMS: p.TransferMS}
 		if t.isPeer(p) {
 			j.ID = string(t.addresses[p.Origin].ID)
 		} else {
@@ -180,7 +190,7 @@ func (t reporter) afterAnswer(r node.Report, verbose bool) {
 func (t reporter) table(r node.Report) {
 	rows := newTable(t.err, "peer", "tokens", "rows", "bytes", "prefill ms", "transfer ms", "")
 	for _, p := range r.Peers {
-		name, state := p.Name, ""
+		name, state := t.name(p.Origin, p.Name), ""
 		if name == "" && t.isPeer(p) {
 			name = t.addresses[p.Origin].ID.Short()
 		}

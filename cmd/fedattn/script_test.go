@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -29,6 +30,12 @@ import (
 //	capture NAME            put the last command's stdout into an environment variable
 //	occupy NAME             take a UDP port of 127.0.0.1 until the script ends; NAME is its number
 //	node NAME flags…        start a node and wait for it; $NAME is its $NAME_ID@$NAME_AT, NAME.log its stderr
+//	begin NAME flags…       start any command and wait for its first line, which $NAME becomes; NAME.log is its stderr
+//	ends NAME CODE          it ends by itself, with this exit code
+//	free NAME               a UDP port of 127.0.0.1 that is free now; NAME is its number
+//	keep NAME FILE          write $NAME to a file
+//	spoil NAME TO           $TO is the invitation $NAME with another secret
+//	noticed FILE REGEXP     wait until a file matches
 //	terminate NAME          SIGTERM; it has to end with exit code 0 within two seconds
 //	sigkill NAME            SIGKILL
 func TestMain(m *testing.M) {
@@ -100,7 +107,8 @@ func runScripts(t *testing.T, folder string) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"fails": fails, "gguf": writeGGUF, "capture": capture, "occupy": occupy,
-			"node": startNode, "terminate": terminate, "sigkill": sigkill,
+			"node": startNode, "begin": begin, "ends": ends, "free": free,
+			"keep": keep, "spoil": spoil, "noticed": noticed, "terminate": terminate, "sigkill": sigkill,
 		},
 	})
 }
@@ -181,6 +189,41 @@ func occupy(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	ts.Defer(func() { socket.Close() })
 	ts.Setenv(args[0], strconv.Itoa(socket.LocalAddr().(*net.UDPAddr).Port))
+}
+
+func free(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) == 1, "free NAME")
+	socket, err := net.ListenPacket("udp", "127.0.0.1:0")
+	ts.Check(err)
+	ts.Setenv(args[0], strconv.Itoa(socket.LocalAddr().(*net.UDPAddr).Port))
+	ts.Check(socket.Close())
+}
+
+func keep(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) == 2, "keep NAME FILE")
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(ts.Getenv(args[0])+"\n"), 0o600))
+}
+
+// spoil makes an invitation that is well-formed and wrong: another one's secret.
+func spoil(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) == 2, "spoil NAME TO")
+	const other = "AAAAAAAAAAAAAAAAAAAAAAAAADHA" // sixteen zeros and their check byte
+	secret := regexp.MustCompile(`:[A-Z2-7]{28}@`)
+	ts.Setenv(args[1], secret.ReplaceAllString(ts.Getenv(args[0]), ":"+other+"@"))
+}
+
+func noticed(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) == 2, "noticed FILE REGEXP")
+	wanted := regexp.MustCompile(args[1])
+	for deadline := time.Now().Add(firstOutput); ; time.Sleep(10 * time.Millisecond) {
+		text, _ := os.ReadFile(ts.MkAbs(args[0]))
+		if wanted.Match(text) {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("%s does not match %s: %s", args[0], args[1], text)
+		}
+	}
 }
 
 // process is a fedattn that runs in the background.
@@ -277,7 +320,11 @@ func startNode(ts *testscript.TestScript, neg bool, args []string) {
 	usage(ts, neg, len(args) > 0, "node NAME flags…")
 	name := args[0]
 	env := isolated(ts.Getenv("WORK"))
-	flags := []string{"node", "--name", name, "--threads", "1", "--listen", "127.0.0.1:0", "--config", ts.MkAbs(name)}
+	listen := ts.Getenv("LISTEN")
+	if listen == "" {
+		listen = "127.0.0.1:0"
+	}
+	flags := []string{"node", "--name", name, "--threads", "1", "--listen", listen, "--config", ts.MkAbs(name)}
 	p, address, err := start(ts.MkAbs("."), env, ts.MkAbs(name+".log"), append(flags, args[1:]...)...)
 	ts.Check(err)
 	ts.Value(nodesKey{}).(nodes)[name] = p
@@ -285,6 +332,27 @@ func startNode(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv(name, address)
 	ts.Setenv(name+"_ID", id)
 	ts.Setenv(name+"_AT", at)
+}
+
+func begin(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) > 1, "begin NAME flags…")
+	p, line, err := start(ts.MkAbs("."), isolated(ts.Getenv("WORK")), ts.MkAbs(args[0]+".log"), args[1:]...)
+	ts.Check(err)
+	ts.Value(nodesKey{}).(nodes)[args[0]] = p
+	ts.Setenv(args[0], line)
+}
+
+func ends(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) == 2, "ends NAME CODE")
+	p := nodeOf(ts, args[0])
+	select {
+	case <-p.ended:
+	case <-time.After(firstOutput):
+		ts.Fatalf("%s still runs", args[0])
+	}
+	if code := strconv.Itoa(p.ProcessState.ExitCode()); code != args[1] {
+		ts.Fatalf("exit code %s: %s", code, ts.ReadFile(args[0]+".log"))
+	}
 }
 
 func terminate(ts *testscript.TestScript, neg bool, args []string) {
