@@ -24,10 +24,27 @@ type digestEntry struct {
 	SHA256  string    `json:"sha256"`
 }
 
-// Digest is the SHA-256 of a model file. Reading gigabytes takes a small device many seconds, so the result is kept in
+// Digest is the SHA-256 of a model: of its file, or, of a model in several, of their digests in order. Reading gigabytes takes a small device many seconds, so the result is kept in
 // cacheDir under the file's path, size and time of change; an empty cacheDir keeps nothing. A cache that cannot be read
 // or written is no error: the digest is computed.
 func Digest(ctx context.Context, path, cacheDir string) (fedkv.Digest, error) {
+	shards := Shards(path)
+	if len(shards) == 1 {
+		return digestOf(ctx, path, cacheDir)
+	}
+	all := sha256.New()
+	for _, shard := range shards {
+		d, err := digestOf(ctx, shard, cacheDir)
+		if err != nil {
+			return d, err
+		}
+		all.Write(d[:])
+	}
+	return fedkv.Digest(all.Sum(nil)), nil
+}
+
+// digestOf is the SHA-256 of one file.
+func digestOf(ctx context.Context, path, cacheDir string) (fedkv.Digest, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return fedkv.Digest{}, err
@@ -49,12 +66,28 @@ func Digest(ctx context.Context, path, cacheDir string) (fedkv.Digest, error) {
 	if err != nil {
 		return fedkv.Digest{}, err
 	}
+	keep(cacheDir, path, info, d.String())
+	return d, nil
+}
+
+// remember notes a digest that was computed when the file was written.
+func remember(path, sha256, cacheDir string) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return
+	}
+	if info, err := os.Stat(path); err == nil {
+		keep(cacheDir, path, info, sha256)
+	}
+}
+
+func keep(cacheDir, path string, info os.FileInfo, sha256 string) {
+	cache := readDigests(cacheDir)
 	if len(cache) >= digestCacheEntries {
 		clear(cache)
 	}
-	cache[path] = digestEntry{Size: info.Size(), ModTime: info.ModTime(), SHA256: d.String()}
+	cache[path] = digestEntry{Size: info.Size(), ModTime: info.ModTime(), SHA256: sha256}
 	writeDigests(cacheDir, cache)
-	return d, nil
 }
 
 func hashFile(ctx context.Context, path string) (d fedkv.Digest, err error) {

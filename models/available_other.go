@@ -1,0 +1,6 @@
+//go:build !linux
+
+package models
+
+// Available is 0: how much memory is free is not known here.
+func Available() int64 { return 0 }
