@@ -23,13 +23,15 @@ const shortestText = 12
 func inspectCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "inspect",
-		Usage:     "show what crossed the links of a recorded question, and search it for texts",
-		UsageText: "fedattn inspect [flags] RECORD   (fedattn ask --record FILE makes one)",
-		Description: "With --absent it fails if a piece of such a text is in the record, as text or as the model's tokens in any of the\n" +
+		Usage:     "show what a model is, or what crossed the links of a recorded question",
+		UsageText: "fedattn inspect [flags] MODEL.gguf\nfedattn inspect [flags] RECORD   (fedattn ask --record FILE makes one)",
+		Description: "Of a model: attention, bytes of rows, memory, template, and whether it can take part. Of a record: messages and blocks.\n" +
+			"With --absent it fails if a piece of such a text is in the record, as text or as the model's tokens in any of the\n" +
 			"usual encodings. It does not tell what could be computed from the rows.",
 		Flags: append(modelFlags(),
 			&cli.StringSliceFlag{Name: "absent", Usage: "text `FILE` that must not be in the record"},
-			&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "every message byte by byte, and every block's header", DisableDefaultText: true},
+			&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "all metadata; every message byte by byte, and every block's header", DisableDefaultText: true},
+			&cli.BoolFlag{Name: "json", Usage: "print what a model is as one JSON object", DisableDefaultText: true},
 		),
 		Action: runInspect,
 	}
@@ -41,7 +43,10 @@ func runInspect(c *cli.Context) error {
 		return err
 	}
 	if len(args) != 1 {
-		return usagef("%d records are named: inspect reads one; fedattn ask --record FILE makes it", len(args))
+		return usagef("%d files are named: inspect reads one, a model or a record; fedattn ask --record FILE makes a record", len(args))
+	}
+	if len(c.StringSlice("absent")) == 0 && isModelFile(args[0]) {
+		return inspectModel(c, args[0])
 	}
 	texts, err := absentTexts(c)
 	if err != nil {

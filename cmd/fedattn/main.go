@@ -112,8 +112,10 @@ func newApp(args []string, stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		ErrWriter: stderr,
 		Metadata:  map[string]any{rawArguments: args},
 		Commands: []*cli.Command{
-			nodeCommand(), askCommand(), verifyCommand(), evalCommand(), analyzeCommand(), calibrateCommand(), inspectCommand(), idCommand(),
-			inviteCommand(), joinCommand(), peersCommand(), helpCommand(),
+			nodeCommand(), askCommand(), verifyCommand(), evalCommand(), analyzeCommand(), calibrateCommand(), inspectCommand(),
+			pullCommand(), modelsCommand(),
+			idCommand(), inviteCommand(), joinCommand(), peersCommand(),
+			helpCommand(),
 		},
 		HideHelpCommand:           true,
 		Flags:                     []cli.Flag{cli.HelpFlag}, // which a command named help would drop

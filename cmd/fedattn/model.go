@@ -13,14 +13,20 @@ import (
 	"fedattn/fedkv"
 	"fedattn/llama"
 	"fedattn/models"
+	"fedattn/models/hub"
 )
 
 const modelCategory = "Model"
 
 func modelFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "model", Aliases: []string{"m"}, Usage: "GGUF model `FILE`", EnvVars: []string{"FEDATTN_MODEL"},
+		&cli.StringFlag{Name: "model", Aliases: []string{"m"}, Usage: "GGUF `MODEL`: a file, a name of fedattn models list, or user/repo[:quant]",
+			EnvVars: []string{"FEDATTN_MODEL"}, Category: modelCategory},
+		&cli.StringFlag{Name: "hf", Usage: "`MODEL` of a hub, user/repo[:quant]; brought if it is not here", EnvVars: []string{"FEDATTN_HF"},
 			Category: modelCategory},
+		offlineFlag(),
+		&cli.BoolFlag{Name: "no-memory-check", Usage: "load a model that is larger than the free memory", DisableDefaultText: true,
+			EnvVars: []string{"FEDATTN_NO_MEMORY_CHECK"}, Category: modelCategory},
 		&cli.IntFlag{Name: "threads", Aliases: []string{"t"}, Usage: "evaluate the model with `N` threads", DefaultText: "one per core",
 			EnvVars: []string{"FEDATTN_THREADS"}, Category: modelCategory},
 	}
@@ -33,8 +39,15 @@ func contextFlag(usage string) cli.Flag {
 
 // checkModel finds the mistakes in the model's flags for which the model need not be read.
 func checkModel(c *cli.Context) error {
-	if c.String("model") == "" {
-		return usagef("no model: give one with --model FILE (make model brings a small one)")
+	switch model, name := c.String("model"), c.String("hf"); {
+	case model == "" && name == "":
+		return usagef("no model: give one with --model FILE (make model brings a small one), or by name (see fedattn models list)")
+	case model != "" && name != "" && c.IsSet("model") && c.IsSet("hf"):
+		return usagef("--model and --hf both name a model: choose one")
+	case name != "":
+		if _, err := hub.ParseRef(name); err != nil {
+			return usagef("--hf: %v", err)
+		}
 	}
 	return atLeast(c, 0, "threads")
 }
@@ -44,7 +57,49 @@ func loadEngine(c *cli.Context) (*llama.Engine, error) {
 	if err := checkModel(c); err != nil {
 		return nil, err
 	}
-	return loadFile(c, c.String("model"))
+	path, err := locateModel(c)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkMemory(c, path); err != nil {
+		return nil, err
+	}
+	return loadFile(c, path)
+}
+
+// locateModel is the file of the model that the flags name; one that is named by its place on a hub is brought.
+func locateModel(c *cli.Context) (string, error) {
+	name := c.String("hf")
+	if name == "" {
+		name = c.String("model")
+	} else if ref, err := hub.ParseRef(name); err == nil {
+		name = ref.String()
+	}
+	if _, named := models.Named(name); !named {
+		return name, nil
+	}
+	source, done, err := modelSource(c)
+	if err != nil {
+		return "", err
+	}
+	defer done()
+	return source.Find(c.Context, name)
+}
+
+// checkMemory refuses a model that does not fit into the free memory. What is wrong with the file is said by whoever
+// loads it.
+func checkMemory(c *cli.Context, path string) error {
+	if c.Bool("no-memory-check") {
+		return nil
+	}
+	need, _, err := models.NeedOfFile(path)
+	if err != nil {
+		return nil
+	}
+	if _, err := need.Check(models.Available(), max(1, c.Int("context"))); err != nil {
+		return fmt.Errorf("%s: %w, or say --no-memory-check", filepath.Base(path), err)
+	}
+	return nil
 }
 
 func loadFile(c *cli.Context, path string) (*llama.Engine, error) {

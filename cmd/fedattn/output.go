@@ -106,6 +106,8 @@ func newLogger(c *cli.Context, on bool) zerolog.Logger {
 // bytesText writes a number of bytes for people.
 func bytesText(n int64) string {
 	switch {
+	case n >= 1e9:
+		return fmt.Sprintf("%.2f GB", float64(n)/1e9)
 	case n >= 1e6:
 		return fmt.Sprintf("%.1f MB", float64(n)/1e6)
 	case n >= 1e3:

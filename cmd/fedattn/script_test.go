@@ -19,6 +19,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"fedattn/llama"
+	"fedattn/models/hub/hubtest"
 )
 
 // In these tests fedattn is a process of its own: this test binary under that name, which runs main. Scripts of
@@ -28,6 +29,7 @@ import (
 //	fails CODE fedattn …    exit code, nothing on stdout, one line on stderr
 //	gguf KIND FILE          write a tiny model, see ggufKinds
 //	capture NAME            put the last command's stdout into an environment variable
+//	hub FILE…               a hub of models on this machine whose user/repo has these files; FEDATTN_HUB names it
 //	occupy NAME             take a UDP port of 127.0.0.1 until the script ends; NAME is its number
 //	node NAME flags…        start a node and wait for it; $NAME is its $NAME_ID@$NAME_AT, NAME.log its stderr
 //	begin NAME flags…       start any command and wait for its first line, which $NAME becomes; NAME.log is its stderr
@@ -106,7 +108,7 @@ func runScripts(t *testing.T, folder string) {
 			return false, fmt.Errorf("unknown condition %q", condition)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"fails": fails, "gguf": writeGGUF, "capture": capture, "occupy": occupy,
+			"fails": fails, "gguf": writeGGUF, "capture": capture, "occupy": occupy, "hub": startHub,
 			"node": startNode, "begin": begin, "ends": ends, "free": free,
 			"keep": keep, "spoil": spoil, "noticed": noticed, "terminate": terminate, "sigkill": sigkill,
 		},
@@ -181,6 +183,17 @@ func writeGGUF(ts *testscript.TestScript, neg bool, args []string) {
 func capture(ts *testscript.TestScript, neg bool, args []string) {
 	usage(ts, neg, len(args) == 1, "capture NAME")
 	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile("stdout")))
+}
+
+func startHub(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) > 0, "hub FILE…")
+	files := map[string][]byte{}
+	for _, name := range args {
+		files[filepath.Base(name)] = []byte(ts.ReadFile(name))
+	}
+	h := hubtest.New(files)
+	ts.Defer(h.Close)
+	ts.Setenv("FEDATTN_HUB", h.URL)
 }
 
 func occupy(ts *testscript.TestScript, neg bool, args []string) {
