@@ -26,6 +26,8 @@ type Frame struct {
 	Prefix []fedkv.Token
 	// Suffix ends the user's turn and opens the assistant's.
 	Suffix []fedkv.Token
+	// Between ends the assistant's turn and opens the user's next one; empty if the template renders no second turn.
+	Between []fedkv.Token
 }
 
 // Frame renders the model's chat template around a user turn. Special tokens are parsed here, in the template's own
@@ -51,7 +53,24 @@ func (m *Model) Frame(system string) (Frame, error) {
 	if f.Suffix, err = m.tokenize(after, false, true); err != nil {
 		return Frame{}, err
 	}
-	return f, nil
+	f.Between, err = m.between(chat)
+	return f, err
+}
+
+// between renders a second turn after a first one, and takes what stands between an answer and the user's next words.
+func (m *Model) between(system []Chat) ([]fedkv.Token, error) {
+	const answer, next = placeholder + "-answer", placeholder + "-next"
+	text, err := m.ApplyTemplate(append(system, Chat{Role: "user", Content: placeholder},
+		Chat{Role: "assistant", Content: answer}, Chat{Role: "user", Content: next}), true)
+	if err != nil {
+		return nil, nil // it is for one turn
+	}
+	_, rest, said := strings.Cut(text, answer)
+	before, _, again := strings.Cut(rest, next)
+	if !said || !again {
+		return nil, nil
+	}
+	return m.tokenize(before, false, true)
 }
 
 // beginsWithBOS says whether text starts with the model's beginning-of-text token, written out.

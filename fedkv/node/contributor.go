@@ -475,13 +475,12 @@ func (s *contribution) evaluate() (kept Cache, err error) {
 			return nil, err
 		}
 	}
-	rows := &remote{
-		x: s.x, cache: cache, layout: w.Layout, origin: w.Origin, wire: w.Wire, hidden: map[int]bool{},
-		shift: func(int) int { return 0 }, pending: s.machine.Pending,
-	}
+	rows := &remote{x: s.x, cache: cache, wire: w.Wire, hidden: map[int]bool{}, pending: s.machine.Pending}
 	if w.Schedules.Regime() == fedkv.Lockstep {
+		rows.segments, _ = earlier(w.Layout, w.Origin, func(int) int { return 0 })
 		err = rows.reserve(w.Waits)
-	} else if w.At > len(w.Prefix) {
+	}
+	if err == nil && w.At > len(w.Prefix) {
 		err = cache.SetNext(w.At)
 	}
 	if err != nil {

@@ -42,6 +42,10 @@ type Cache interface {
 	// each layer nobody attends to a remote cell before WriteRows placed a row there.
 	Reserve(first, n int) error
 	SetNext(pos int) error
+	// Release frees the remote cells at [first, first+n) and erases their rows; positions of others stay.
+	Release(first, n int) error
+	// Truncate forgets every cell from position pos on, own and remote, and what SetNext promised beyond it.
+	Truncate(pos int) error
 	// CanShift returns an error if K rows cannot be rotated to other positions.
 	CanShift() error
 

@@ -1,20 +1,21 @@
 package node
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
 	"fedattn/fedkv"
 )
 
-// queries evaluates the question by itself, right after the prefix, and says what it looks for at each layer.
-func (s *Session) queries() (found []fedkv.Query, err error) {
-	q := s.q
+// queries evaluates the words by themselves, right after the prefix, and says what they look for at each layer.
+func (c *Conversation) queries(ctx context.Context, words []fedkv.Token) (found []fedkv.Query, err error) {
+	q := &c.chat
 	none, err := fedkv.NewSchedule(len(q.Engine.Shape().Layers))
 	if err != nil {
 		return nil, err
 	}
-	tokens := len(q.Prefix) + len(q.Own)
+	tokens := len(q.Prefix) + len(words)
 	cache, err := q.Engine.Open(fedkv.CacheSpec{
 		Sync: none, LocalCells: tokens, SyncCells: tokens, MicroBatch: min(tokens, microBatch), Outputs: 1,
 	})
@@ -22,14 +23,14 @@ func (s *Session) queries() (found []fedkv.Query, err error) {
 		return nil, fmt.Errorf("a cache for %d tokens: %w", tokens, err)
 	}
 	defer func() { err = errors.Join(err, cache.Close()) }()
-	defer interruptAfter(s.x.live, cache)()
+	defer interruptAfter(ctx, cache)()
 	watched, ok := cache.(Queryable)
 	if !ok {
 		return nil, fedkv.Errorf(fedkv.CodePlan, "this engine does not show queries; choose rows by norm or diverse")
 	}
 	if len(q.Prefix) > 0 {
 		if err := cache.Eval(q.Prefix, 0, 0, nil); err != nil {
-			return nil, evalError(s.x.live, "the prefix", err)
+			return nil, evalError(ctx, "the prefix", err)
 		}
 	}
 	layers := q.Schedules.Any()
@@ -39,8 +40,8 @@ func (s *Session) queries() (found []fedkv.Query, err error) {
 	}); err != nil {
 		return nil, err
 	}
-	if err := cache.Eval(q.Own, len(q.Prefix), 0, nil); err != nil {
-		return nil, evalError(s.x.live, "the question", err)
+	if err := cache.Eval(words, len(q.Prefix), 0, nil); err != nil {
+		return nil, evalError(ctx, "the question", err)
 	}
 	vectors := fedkv.QueryVectors(q.Engine.Shape(), layers)
 	found = make([]fedkv.Query, layers.Len())

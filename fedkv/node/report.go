@@ -13,7 +13,9 @@ type Report struct {
 	Started time.Time
 	Regime  fedkv.Regime
 	Layout  fedkv.Layout // evaluated token stream
-	Own     int          // tokens of the publisher's segment
+	Own     int          // tokens of the publisher's segment, in a conversation those of this turn
+	Reused  int          // tokens that were in the cache before this turn, others' included
+	Again   int          // of these, how many were evaluated again because somebody was withdrawn
 	Notes   []string
 
 	SetupMS   float64 // until the participants were frozen
@@ -64,31 +66,32 @@ func since(t time.Time) float64 { return milliseconds(time.Since(t)) }
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-// Report is what the session did so far.
-func (s *Session) Report() Report {
-	s.x.mu.Lock()
-	defer s.x.mu.Unlock()
-	r := s.report
-	r.Notes = slices.Clone(r.Notes)
-	missing := s.machine.Missing()
-	for origin := range s.q.Contacts {
-		p := PeerReport{Origin: origin, Name: s.names[origin]}
-		if link := s.links[origin]; link != nil {
-			p.ID = link.ID()
+// Report is what the turn did so far, or the last one. Everybody who was asked and not withdrawn is in it; rows, bytes and
+// times are of those that came with this turn.
+func (c *Conversation) Report() Report {
+	c.mu.Lock()
+	r := c.report
+	earlier := make([]bool, len(c.shares))
+	var gatherings []*gathering
+	for i, s := range c.shares {
+		earlier[i] = s.earlier
+		if g := s.gathering; g != nil && !slices.Contains(gatherings, g) {
+			gatherings = append(gatherings, g)
 		}
-		if segment, ok := r.Layout.Segment(origin); ok {
-			p.Tokens = segment.Tokens
+	}
+	c.mu.Unlock()
+	for _, g := range gatherings {
+		g.x.mu.Lock()
+		r.Session, r.Notes = g.id, append(r.Notes, g.notes...)
+		g.x.mu.Unlock()
+	}
+	for _, s := range c.Shares() {
+		if s.State == ShareWithdrawn {
+			continue
 		}
-		p.Rows, p.Bytes = s.machine.Received(origin)
-		if t := s.x.traffic[origin]; t != nil {
-			p.PrefillMS = t.done.PrefillMS
-			p.TransferMS = float64(t.last.Sub(t.first)) / float64(time.Millisecond)
-		}
-		for i := range missing {
-			if missing[i].Origin == origin {
-				p.Missing = &missing[i]
-				p.Name = missing[i].Name
-			}
+		p := s.PeerReport
+		if s.Number < len(earlier) && earlier[s.Number] {
+			p.Rows, p.Bytes, p.PrefillMS, p.TransferMS = 0, 0, 0, 0
 		}
 		r.Peers = append(r.Peers, p)
 	}

@@ -45,6 +45,9 @@ func (s staging) take(layer, origin int) []stagedBlock {
 	return blocks
 }
 
+// peek returns an origin's blocks of a layer and keeps them.
+func (s staging) peek(layer, origin int) []stagedBlock { return s[stagingKey{layer, origin}] }
+
 // dropFrom releases an origin's blocks of a layer and the later ones.
 func (s staging) dropFrom(origin, layer int) {
 	for key := range s {

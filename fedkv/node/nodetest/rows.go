@@ -2,6 +2,7 @@ package nodetest
 
 import (
 	"fmt"
+	"maps"
 	"math"
 
 	"fedattn/fedkv"
@@ -215,11 +216,46 @@ func (c *cache) WriteRows(layer int, pos []int32, shift int, types fedkv.WireTyp
 	return nil
 }
 
+// Release frees remote cells.
+func (c *cache) Release(first, n int) error {
+	leave, err := c.outside()
+	if err != nil {
+		return err
+	}
+	defer leave()
+	return c.forget(first, n)
+}
+
+// Truncate forgets every cell from a position on.
+func (c *cache) Truncate(pos int) error {
+	leave, err := c.outside()
+	if err != nil {
+		return err
+	}
+	defer leave()
+	if pos < 0 {
+		return fmt.Errorf("nodetest: truncate at %d: %w", pos, ErrState)
+	}
+	late := func(p int, _ bool) bool { return p >= pos }
+	maps.DeleteFunc(c.own, late)
+	maps.DeleteFunc(c.remote, late)
+	for _, cells := range c.layers {
+		maps.DeleteFunc(cells, func(p int, _ cell) bool { return p >= pos })
+	}
+	c.floor = min(c.floor, pos-1)
+	return nil
+}
+
 // Mask hides remote cells from the layers to come, and forgets them.
 func (c *cache) Mask(first, n int) error {
 	if !c.inHook {
 		return fmt.Errorf("nodetest: mask outside a hook: %w", ErrState)
 	}
+	return c.forget(first, n)
+}
+
+// forget frees remote cells.
+func (c *cache) forget(first, n int) error {
 	for pos := first; pos < first+n; pos++ {
 		if !c.remote[pos] {
 			return fmt.Errorf("nodetest: position %d has no remote cell", pos)

@@ -1,0 +1,223 @@
+package node
+
+import (
+	"context"
+	"crypto/rand"
+	"slices"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"fedattn/fedkv"
+)
+
+// terms are what a question and a conversation have in common: on which conditions contributors are asked, and what
+// their rows are for.
+type terms struct {
+	Engine    Engine
+	Self      fedkv.Hello
+	ID        string
+	Prefix    []fedkv.Token
+	Schedules fedkv.Schedules
+	Wire      fedkv.Wire
+	Rows      fedkv.RowPolicy
+	Positions fedkv.Positions
+
+	SetupBy    time.Duration
+	GatherBy   time.Duration
+	RequireAll bool
+	MinPeers   int
+	MaxStaging int64
+	Log        zerolog.Logger
+}
+
+// gathering is one session of the publisher's machine: contributors are asked together, committed together, and their
+// rows come in.
+type gathering struct {
+	terms    *terms
+	contacts []Contact
+	started  time.Time
+	id       fedkv.SessionID
+	x        *exchange
+	machine  *fedkv.Publisher
+
+	// under the exchange's lock
+	links              []Link   // by origin, nil until it is dialled
+	names              []string // by origin: what the owner calls it, or what it calls itself
+	notes              []string
+	committed, settled *fedkv.Layout
+}
+
+// gather starts the machine and dials everybody at once. Of so many positions at most, own are the publisher's after all
+// segments. The session ends with the context, or by end.
+func gather(ctx context.Context, t *terms, contacts []Contact, own, positions int) (*gathering, error) {
+	g := &gathering{terms: t, contacts: contacts, started: time.Now(), links: make([]Link, len(contacts))}
+	if _, err := rand.Read(g.id[:]); err != nil {
+		return nil, err
+	}
+	for _, c := range contacts {
+		g.names = append(g.names, c.Name)
+	}
+	var err error
+	g.machine, err = fedkv.NewPublisher(fedkv.PublisherConfig{
+		Session: g.id, Self: t.Self, ID: t.ID, Shape: t.Engine.Shape(), Schedules: t.Schedules, Wire: t.Wire, Rows: t.Rows,
+		Positions: t.Positions, Prefix: t.Prefix, Own: own, MaxContext: positions,
+		Contributors: len(contacts), Names: slices.Clone(g.names), RequireAll: t.RequireAll, MinPeers: t.MinPeers,
+		SetupBy: t.SetupBy, GatherBy: t.GatherBy,
+	})
+	if err != nil {
+		return nil, err
+	}
+	g.x = newExchange(ctx, t.Engine.Shape(), t.Log.With().Stringer("session", g.id).Logger())
+	g.x.machine, g.x.drain = g.machine, g.drain
+	g.drain() // nobody else is here yet
+	g.x.run()
+	for origin, contact := range contacts {
+		g.x.tasks.start(func() { g.connect(origin, contact) })
+	}
+	return g, nil
+}
+
+// drain takes over the machine's outputs; the exchange holds its lock.
+func (g *gathering) drain() {
+	r := g.machine.Ready()
+	g.machine.Advance()
+	g.x.send(r.Messages)
+	g.notes = append(g.notes, r.Notes...)
+	g.x.gone(r.Missing, g.terms.Schedules.Regime())
+	if r.Committed != nil {
+		g.committed = r.Committed
+	}
+	if r.Settled != nil {
+		g.settled = r.Settled
+	}
+	if r.Failed != nil {
+		g.x.fail(r.Failed)
+	}
+}
+
+// connect dials a contributor, greets it and hands the link to the machine.
+func (g *gathering) connect(origin int, contact Contact) {
+	ctx, cancel := context.WithTimeout(g.x.ctx, g.terms.SetupBy)
+	defer cancel()
+	link, err := contact.Dial(ctx)
+	if err != nil {
+		g.x.lost(origin, err)
+		return
+	}
+	g.x.mu.Lock()
+	g.links[origin] = link
+	g.x.mu.Unlock()
+	welcome, err := g.x.greet(ctx, link, g.terms.Self)
+	if err != nil {
+		g.x.lost(origin, err)
+		return
+	}
+	g.x.mu.Lock()
+	if g.names[origin] == "" {
+		g.names[origin] = welcome.Name
+	}
+	g.x.mu.Unlock()
+	g.x.attach(origin, link, true)
+	err = g.x.step(fedkv.PeerUp{Origin: origin, Welcome: welcome, ID: link.ID(), Addr: link.Addr()})
+	if err != nil && g.x.live.Err() == nil {
+		g.x.log.Warn().Str("peer", welcome.Name).Err(err).Msg("contributor left out")
+	}
+}
+
+// awaitCommit returns the stream of those who take part, awaitRows the stream to evaluate.
+func (g *gathering) awaitCommit(ctx context.Context) (fedkv.Layout, error) {
+	if err := g.x.await(ctx, func() bool { return g.committed != nil }); err != nil {
+		return fedkv.Layout{}, err
+	}
+	return *g.committed, nil
+}
+
+func (g *gathering) awaitRows(ctx context.Context) (fedkv.Layout, error) {
+	if err := g.x.await(ctx, func() bool { return g.settled != nil }); err != nil {
+		return fedkv.Layout{}, err
+	}
+	return *g.settled, nil
+}
+
+// with is a context that also ends when the gathering does.
+func (g *gathering) with(ctx context.Context) (context.Context, context.CancelFunc) {
+	both, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(g.x.live, func() { cancel(context.Cause(g.x.live)) })
+	return both, func() { stop(); cancel(nil) }
+}
+
+// checkStaging holds the rows to come against the memory that they may take before they are placed, as if all rows
+// were selected.
+func (g *gathering) checkStaging(layout fedkv.Layout) error {
+	t := g.terms
+	var bytes int64
+	last := len(layout.Segments) - 1
+	for _, layer := range t.Schedules.Publisher.Layers() {
+		shape := t.Engine.Shape().Layers[layer]
+		for _, segment := range layout.Segments[:last] {
+			reach := layout.Segments[last].Offset
+			if t.Positions == fedkv.Canonical {
+				reach = segment.End() // everybody behind it may be lost
+			}
+			size, err := shape.StagingSize(t.Wire.At(layer), segment.Tokens, shape.FirstRow(segment, reach))
+			if err != nil {
+				return err
+			}
+			bytes += size
+		}
+	}
+	if t.MaxStaging > 0 && bytes > t.MaxStaging {
+		return fedkv.Errorf(fedkv.CodeMemory, "the contributors' rows take %d MiB and %d MiB may be held; ask fewer devices or use a smaller --wire",
+			bytes>>20, t.MaxStaging>>20)
+	}
+	return nil
+}
+
+// peers reports on everybody who was asked, with the tokens that they have in the settled stream.
+func (g *gathering) peers() []PeerReport {
+	g.x.mu.Lock()
+	defer g.x.mu.Unlock()
+	var list []PeerReport
+	missing := g.machine.Missing()
+	for origin := range g.contacts {
+		p := PeerReport{Origin: origin, Name: g.names[origin]}
+		if link := g.links[origin]; link != nil {
+			p.ID = link.ID()
+		}
+		if g.settled != nil {
+			segment, _ := g.settled.Segment(origin)
+			p.Tokens = segment.Tokens
+		}
+		p.Rows, p.Bytes = g.machine.Received(origin)
+		if t := g.x.traffic[origin]; t != nil {
+			p.PrefillMS = t.done.PrefillMS
+			p.TransferMS = milliseconds(t.last.Sub(t.first))
+		}
+		for i := range missing {
+			if missing[i].Origin == origin {
+				p.Missing = &missing[i]
+				p.Name = missing[i].Name
+			}
+		}
+		list = append(list, p)
+	}
+	return list
+}
+
+// end ends the session for everybody. It may be called again.
+func (g *gathering) end() {
+	g.x.mu.Lock()
+	g.x.send(g.machine.CloseMessages())
+	g.x.mu.Unlock()
+	g.x.flush(flushTimeout)
+	g.x.close()
+	g.x.mu.Lock()
+	links := slices.Clone(g.links)
+	g.x.mu.Unlock()
+	for _, link := range links {
+		if link != nil {
+			g.x.leave(link)
+		}
+	}
+}
