@@ -3,6 +3,8 @@
 package llama
 
 import (
+	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"fedattn/fedkv"
@@ -64,21 +66,65 @@ func BenchmarkPrefillContributor(b *testing.B) {
 	})
 }
 
-// BenchmarkPlaceRows writes a layer's rows, rotated, as a publisher does.
-func BenchmarkPlaceRows(b *testing.B) {
-	m := model(b)
-	types := fedkv.WireTypes{K: fedkv.Q8_0, V: fedkv.Q4_0}
-	prefix := tokens(b, m, 1, 16)
+// rowTypes are what the row benchmarks run over: every format, and the wires of the presets.
+var rowTypes = []string{"f16/f16", "q8_0/q8_0", "q8_0/q4_0", "q5_1/q4_1", "q4_0+c+h/nf3+h", "nf3+c+h/nf3+h"}
+
+// rowsContext has benchTokens remote cells after a prefix, filled with rows like a model's.
+func rowsContext(b *testing.B, m *Model) (c *Context, pos []int32, rawBytes int) {
 	c, err := m.NewContext(fedkv.CacheSpec{Sync: schedule(b, m, "all"), LocalCells: 64, SyncCells: 1024, MicroBatch: 64, Outputs: 1})
 	must(b, err)
-	defer c.Close()
+	prefix := tokens(b, m, 1, 16)
 	must(b, c.Eval(prefix, 0, 0, nil))
 	must(b, c.Reserve(len(prefix), benchTokens))
-	k, v, err := m.Shape().Layers[0].BlockSize(types, benchTokens)
-	must(b, err)
-	rows := make([]byte, k+v)
-	b.SetBytes(int64(k + v))
-	for b.Loop() {
-		must(b, c.WriteRows(0, fedkv.Span(len(prefix), benchTokens), 100, types, rows))
+	pos = fedkv.Span(len(prefix), benchTokens)
+	shape := m.Shape().Layers[0]
+	random := rand.New(rand.NewPCG(1, 2))
+	rows := make([]float32, benchTokens*(shape.K+shape.V))
+	for i := range rows {
+		rows[i] = float32(random.NormFloat64())
+	}
+	raw := fedkv.F16.AppendRows(nil, rows, shape.K)
+	must(b, c.WriteRows(0, pos, 0, f16, raw))
+	return c, pos, len(raw)
+}
+
+// BenchmarkTakeRows takes a layer's rows out of the cache in wire types. A byte is one of f16 rows, K and V, whatever
+// the wire makes of them.
+func BenchmarkTakeRows(b *testing.B) {
+	m := model(b)
+	c, pos, raw := rowsContext(b, m)
+	defer c.Close()
+	for _, types := range rowTypes {
+		b.Run(strings.ReplaceAll(types, "/", ","), func(b *testing.B) {
+			wire, err := fedkv.ParseWireTypes(types)
+			must(b, err)
+			b.SetBytes(int64(raw))
+			b.ReportAllocs()
+			var rows []byte
+			for b.Loop() {
+				rows, err = c.AppendRows(rows[:0], 0, pos, wire)
+				must(b, err)
+			}
+		})
+	}
+}
+
+// BenchmarkPlaceRows places a layer's rows 100 positions further, as a publisher does. Bytes as in BenchmarkTakeRows.
+func BenchmarkPlaceRows(b *testing.B) {
+	m := model(b)
+	c, pos, raw := rowsContext(b, m)
+	defer c.Close()
+	for _, types := range rowTypes {
+		b.Run(strings.ReplaceAll(types, "/", ","), func(b *testing.B) {
+			wire, err := fedkv.ParseWireTypes(types)
+			must(b, err)
+			rows, err := c.AppendRows(nil, 0, pos, wire)
+			must(b, err)
+			b.SetBytes(int64(raw))
+			b.ReportAllocs()
+			for b.Loop() {
+				must(b, c.WriteRows(0, pos, 100, wire, rows))
+			}
+		})
 	}
 }

@@ -184,6 +184,52 @@ func TestRefusedRowsChangeNothing(t *testing.T) {
 	}
 }
 
+// Where the scales alone cannot tell whether all values fit into f16, the values do: rows just below the edge are placed, a
+// row beyond it is refused, also one that only the rotation takes there, and then nothing is placed.
+func TestRowsAtTheEdgeOfHalfPrecision(t *testing.T) {
+	m := model(t)
+	prefix := tokens(t, m, 1, 8)
+	const layer, rows, shift = 3, 40, 7
+	shape := m.Shape().Layers[layer]
+	at := fedkv.Span(len(prefix), rows)
+	q8 := fedkv.WireTypes{K: fedkv.Q8_0, V: fedkv.Q8_0}
+	block := func(k, v float32) []byte { // of one value each, in the last row only
+		values := make([]float32, rows*shape.K)
+		for i := range shape.K {
+			values[len(values)-1-i] = k
+		}
+		b := fedkv.Q8_0.AppendRows(nil, values, shape.K)
+		for i := range shape.V {
+			values[len(values)-1-i] = v
+		}
+		return fedkv.Q8_0.AppendRows(b, values, shape.V)
+	}
+	for name, c := range map[string]struct {
+		k, v  float32
+		shift int
+		taken bool
+	}{
+		"at the edge":      {65400, -65400, 0, true},
+		"K beyond":         {65600, 1, 0, false},
+		"V beyond":         {1, -65600, 0, false},
+		"K rotated":        {45000, 1, shift, true},
+		"K rotated beyond": {65400, 1, shift, false},
+	} {
+		to := publisher(t, m, prefix, rows)
+		before, err := to.AppendRows(nil, layer, at, f16)
+		must(t, err)
+		err = to.WriteRows(layer, at, c.shift, q8, block(c.k, c.v))
+		if (err == nil) != c.taken {
+			t.Errorf("%s: error %v", name, err)
+		}
+		after, err := to.AppendRows(nil, layer, at, f16)
+		must(t, err)
+		if bytes.Equal(before, after) == c.taken {
+			t.Errorf("%s: placed %t", name, !c.taken)
+		}
+	}
+}
+
 func TestReleasedCellsAreErasedAndFree(t *testing.T) {
 	m := model(t)
 	prefix, own := tokens(t, m, 1, 8), tokens(t, m, 2, 20)

@@ -5,7 +5,7 @@
 #   supply.sh patch         apply patches/ to the source; nothing happens when they are applied already
 #   supply.sh patch-check   prove that the patches apply to the pristine source, and that a second apply changes nothing
 #   supply.sh build         build the static libraries into build/ (does fetch and patch first)
-#   supply.sh test-archs    build our test over all of llama.cpp's architectures as well, to build/bin/
+#   supply.sh test-archs    build our tests (all of llama.cpp's architectures, the arithmetic of rows) as well, to build/bin/
 #   supply.sh tests NAME…   build some of llama.cpp's own tests on the patched source, to build-tests/bin/
 #
 # Environment: LLAMA_CPP_DIR  a checkout of one's own instead of the package (it is patched in place)
@@ -194,7 +194,7 @@ fetch) fetch ;;
 patch) fetch && apply "$src" ;;
 patch-check) patch_check ;;
 build) build ;;
-test-archs) build test-archs ;;
+test-archs) build test-archs test-codec ;;
 tests)
 	shift
 	tests "$@"

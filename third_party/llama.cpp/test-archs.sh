@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Holds every architecture of llama.cpp to the oracle (tests/test-archs.cpp), prints the matrix, and compares it with the
-# one in docs/models.md.
+# Holds the arithmetic of rows to ggml's (tests/test-codec.cpp) and every architecture of llama.cpp to the oracle
+# (tests/test-archs.cpp), prints the matrix, and compares it with the one in docs/models.md.
 #
 #   test-archs.sh             fail when an architecture fails or the document says something else
 #   test-archs.sh -rewrite    write the matrix into the document
@@ -14,12 +14,13 @@ end='<!-- make test-archs: end -->'
 case ${1:-} in
 '' | -rewrite) ;;
 *)
-	sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+	sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
 	exit 2
 	;;
 esac
 
 "$here/supply.sh" test-archs
+"$here/build/bin/test-codec"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 "$here/build/bin/test-archs" -o "$work/matrix"

@@ -6,19 +6,33 @@ set(LLAMA_FED_SOURCES
     ${LLAMA_FED_DIR}/llama-fed-output.cpp
     ${LLAMA_FED_DIR}/llama-fed-query.cpp
     ${LLAMA_FED_DIR}/llama-fed-rows.cpp
+    ${LLAMA_FED_DIR}/llama-fed-rotate.cpp
+    ${LLAMA_FED_DIR}/llama-fed-codec.cpp
+    ${LLAMA_FED_DIR}/llama-fed-codec-avx2.cpp
 )
 
 target_sources(llama PRIVATE ${LLAMA_FED_SOURCES})
 target_include_directories(llama PUBLIC ${LLAMA_FED_DIR})
 set_source_files_properties(${LLAMA_FED_SOURCES} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)
 
-# The reference quantisers must give the same bits on every CPU: without this, compilers fuse their multiplications and
-# additions where the architecture always has an instruction for it, as arm64 does.
+# Rows must be the same bits on every CPU, ours and those of ggml's reference quantisers, to which test-codec compares
+# them. Without -ffp-contract=off, compilers fuse multiplications and additions where
+# the architecture always has an instruction for it, as arm64 does. Vectors are never passed between functions, so how
+# they would be (-Wpsabi) does not matter.
 set_source_files_properties(${CMAKE_SOURCE_DIR}/ggml/src/ggml-quants.c TARGET_DIRECTORY ggml-base
     PROPERTIES COMPILE_OPTIONS -ffp-contract=off)
-set_source_files_properties(${LLAMA_FED_DIR}/llama-fed-rows.cpp PROPERTIES COMPILE_OPTIONS -ffp-contract=off)
+set(LLAMA_FED_CODEC_OPTIONS -O3 -ffp-contract=off -Wno-psabi)
+set_source_files_properties(${LLAMA_FED_DIR}/llama-fed-codec.cpp PROPERTIES COMPILE_OPTIONS "${LLAMA_FED_CODEC_OPTIONS}")
+if (CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+    list(APPEND LLAMA_FED_CODEC_OPTIONS -mavx2 -mf16c)
+endif()
+set_source_files_properties(${LLAMA_FED_DIR}/llama-fed-codec-avx2.cpp PROPERTIES COMPILE_OPTIONS "${LLAMA_FED_CODEC_OPTIONS}")
 
-# Every architecture of llama.cpp's own generator of tiny models against the API above; built only when it is named.
+# Tests of ours, built only when they are named: every architecture of llama.cpp's own generator of tiny models against the
+# API above, and the arithmetic of rows against ggml's.
 add_executable(test-archs EXCLUDE_FROM_ALL ${LLAMA_FED_DIR}/../tests/test-archs.cpp ${LLAMA_FED_DIR}/../tests/oracle.cpp)
 target_include_directories(test-archs PRIVATE ${CMAKE_SOURCE_DIR}/tests ${CMAKE_SOURCE_DIR}/src)
 target_link_libraries(test-archs PRIVATE llama llama-common)
+
+add_executable(test-codec EXCLUDE_FROM_ALL ${LLAMA_FED_DIR}/../tests/test-codec.cpp)
+target_link_libraries(test-codec PRIVATE llama)

@@ -64,11 +64,14 @@ static llama_fed_rope find_rope(const ggml_tensor * k_cur) {
     return rope;
 }
 
-static void note_rope(llama_fed_layer & layer, const ggml_tensor * set_rows) {
+static void note_rope(llama_fed_state & state, llama_fed_layer & layer, const ggml_tensor * set_rows) {
     // ggml_set_rows: src[0] are the new rows
     layer.rope = find_rope(set_rows->src[0]);
     if (layer.rope.kind == llama_fed_rope::ROPE && layer.rope.head_dim * layer.rope.n_head != layer.k->ne[0]) {
         layer.rope.kind = llama_fed_rope::UNSHIFTABLE;
+    }
+    if (layer.rope.kind == llama_fed_rope::ROPE) {
+        llama_fed_find_turns(state, layer.rope);
     }
 }
 
@@ -89,7 +92,7 @@ bool llama_fed_eval(ggml_tensor * t, bool ask, void * user_data) {
         llama_fed_layer & layer = state.layers[il];
         if (storage == layer.k) {
             if (ask && layer.rope.kind == llama_fed_rope::UNSEEN) {
-                note_rope(layer, t);
+                note_rope(state, layer, t);
             }
             return !ask;
         }

@@ -56,11 +56,7 @@ static int32_t show_queries(llama_fed_state & state, int32_t il, const ggml_tens
     // models that drop tokens before the last layer keep the last ones
     const llama_pos * pos = state.ubatch_pos.data() + (state.ubatch_pos.size() - n);
     if (layer.rope.kind == llama_fed_rope::ROPE) {
-        std::vector<int32_t> by(pos, pos + n);
-        for (int32_t & turn : by) {
-            turn = -turn;
-        }
-        res = llama_fed_rotate(state, layer.rope, by);
+        res = llama_fed_rotate(state, layer.rope, state.rows.data(), n, [pos](size_t i) { return -pos[i]; });
         if (res != LLAMA_FED_OK) {
             return res;
         }

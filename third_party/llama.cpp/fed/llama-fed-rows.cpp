@@ -1,68 +1,62 @@
-// Rows between the f16 cache and the wire types, and the rotation of K rows to other positions.
+// Rows between the f16 cache and the wire types. Some rows at a time go through all steps while they are in the first cache
+// of a core (llama-fed-codec.h); nothing is kept in between, so that a row is read once and written once.
 
+#include "llama-fed-codec.h"
 #include "llama-fed.h"
 #include "llama-kv-cache-fed.h"
 
-#include "ggml-alloc.h"
-#include "ggml-cpp.h"
+#include "ggml-backend.h"
+#include "ggml.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
-// the first value that rounds to infinity in f16
-static constexpr float FED_F16_INF = 65520.0f;
-
-// NF3: a block is an f16 scale and FED_NF3_BLOCK codes of 3 bits, packed from the lowest bit of the first byte on. A code
-// is a sign (bit 2) and one of the levels that a quantiser of a standard normal distribution has with the least mean
-// square error (Lloyd-Max). Several multiples of the block's root mean square are tried as its spread, each with the
-// scale that has the least square error for the codes it gives.
-static constexpr size_t FED_NF3_BLOCK     = 32;
-static constexpr size_t FED_NF3_SIZE      = sizeof(ggml_fp16_t) + FED_NF3_BLOCK * 3 / 8;
-static constexpr float  FED_NF3_LEVELS[4] = { 0.2451f, 0.7560f, 1.3440f, 2.1520f };
-static constexpr float  FED_NF3_EDGES[3]  = { 0.50055f, 1.0500f, 1.7480f }; // midway between two levels
-static constexpr float  FED_NF3_TRIES[6]  = { 0.75f, 0.85f, 0.95f, 1.05f, 1.15f, 1.25f };
+// elements that are worked on together: 16 KiB of floats
+static constexpr size_t FED_TILE = 4096;
 
 // A wire type taken apart.
 struct wire_type {
-    ggml_type format   = GGML_TYPE_COUNT; // GGML_TYPE_COUNT: not a type of ggml's
-    bool      nf3      = false;
-    bool      centred  = false;
-    bool      hadamard = false;
+    const llama_fed_format * format   = nullptr; // nullptr: there is no such type
+    bool                     plain    = false;   // f16 and nothing else: bytes are copied
+    bool                     centred  = false;
+    bool                     hadamard = false;
 
-    bool   valid() const { return nf3 || format != GGML_TYPE_COUNT; }
-    size_t block() const { return nf3 ? FED_NF3_BLOCK : (size_t) ggml_blck_size(format); }
-    size_t row_size(size_t n_embd) const {
-        return nf3 ? n_embd / FED_NF3_BLOCK * FED_NF3_SIZE : ggml_row_size(format, (int64_t) n_embd);
-    }
+    size_t row_size(size_t n_embd) const { return n_embd / format->group * format->size; }
+    size_t mean_size(size_t n_embd) const { return centred ? n_embd * sizeof(ggml_fp16_t) : 0; }
 };
 
 static wire_type parse_type(int32_t type) {
-    const int32_t flags = LLAMA_FED_TYPE_CENTRED | LLAMA_FED_TYPE_HADAMARD;
+    const int32_t           flags = LLAMA_FED_TYPE_CENTRED | LLAMA_FED_TYPE_HADAMARD;
+    const llama_fed_codec & codec = llama_fed_codec_best();
 
     wire_type t;
-    t.centred  = type & LLAMA_FED_TYPE_CENTRED;
-    t.hadamard = type & LLAMA_FED_TYPE_HADAMARD;
     if (type & ~(LLAMA_FED_TYPE_FORMAT | flags)) {
         return t;
     }
+    t.centred  = type & LLAMA_FED_TYPE_CENTRED;
+    t.hadamard = type & LLAMA_FED_TYPE_HADAMARD;
     switch (type & LLAMA_FED_TYPE_FORMAT) {
-        case LLAMA_FED_TYPE_F16:  t.format = t.hadamard ? GGML_TYPE_COUNT : GGML_TYPE_F16; break;
-        case LLAMA_FED_TYPE_Q8_0: t.format = GGML_TYPE_Q8_0; break;
-        case LLAMA_FED_TYPE_Q5_1: t.format = GGML_TYPE_Q5_1; break;
-        case LLAMA_FED_TYPE_Q4_1: t.format = GGML_TYPE_Q4_1; break;
-        case LLAMA_FED_TYPE_Q4_0: t.format = GGML_TYPE_Q4_0; break;
-        case LLAMA_FED_TYPE_NF3:  t.nf3 = true; break;
+        case LLAMA_FED_TYPE_F16:
+            t.format = t.hadamard ? nullptr : &codec.f16;
+            t.plain  = !t.centred;
+            break;
+        case LLAMA_FED_TYPE_Q8_0: t.format = &codec.q8_0; break;
+        case LLAMA_FED_TYPE_Q5_1: t.format = &codec.q5_1; break;
+        case LLAMA_FED_TYPE_Q4_1: t.format = &codec.q4_1; break;
+        case LLAMA_FED_TYPE_Q4_0: t.format = &codec.q4_0; break;
+        case LLAMA_FED_TYPE_NF3:  t.format = &codec.nf3; break;
     }
     return t;
 }
 
 size_t llama_fed_rows_size(int32_t type, uint32_t n_embd, size_t n) {
     const wire_type t = parse_type(type);
-    if (!t.valid() || n_embd == 0 || n_embd % t.block() != 0) {
+    if (!t.format || n_embd == 0 || n_embd % t.format->group != 0) {
         return 0;
     }
     const size_t row  = t.row_size(n_embd);
-    const size_t mean = t.centred && n > 0 ? n_embd * sizeof(ggml_fp16_t) : 0;
+    const size_t mean = n > 0 ? t.mean_size(n_embd) : 0;
     return n > (SIZE_MAX - mean) / row ? 0 : mean + row * n;
 }
 
@@ -90,304 +84,248 @@ static int32_t check_rows(llama_fed_caches * kv, int32_t il, size_t n, int32_t t
     return res == LLAMA_FED_OK ? check_buffer(type_v, (uint32_t) layers[il].v->ne[0], n, v, v_size) : res;
 }
 
-// calls fn(first index, count, byte offset in t) for each run of neighbouring cells
-template <typename F> static void for_runs(const std::vector<uint32_t> & cells, const ggml_tensor * t, F fn) {
+// the largest power of two that divides a row, but at most 128
+static size_t hadamard_group(size_t n_embd) {
+    size_t n = 1;
+    while (n < 128 && n_embd % (2 * n) == 0) {
+        n *= 2;
+    }
+    return n;
+}
+
+// calls fn(first index, count) for each run of neighbouring cells
+template <typename F> static void for_runs(const std::vector<uint32_t> & cells, F fn) {
     for (size_t i = 0; i < cells.size();) {
         size_t j = i + 1;
         while (j < cells.size() && cells[j] == cells[j - 1] + 1) {
             ++j;
         }
-        fn(i, j - i, cells[i] * t->nb[1]);
+        fn(i, j - i);
         i = j;
     }
 }
 
-// f16 rows of the cache, [n][n_embd]
-static void get_raw(const ggml_tensor * t, const std::vector<uint32_t> & cells, uint8_t * out) {
-    const size_t row = t->nb[1];
-    for_runs(cells, t,
-             [&](size_t i, size_t n, size_t offset) { ggml_backend_tensor_get(t, out + i * row, offset, n * row); });
-}
-
-static void set_raw(ggml_tensor * t, const std::vector<uint32_t> & cells, const uint8_t * in) {
-    const size_t row = t->nb[1];
-    for_runs(cells, t,
-             [&](size_t i, size_t n, size_t offset) { ggml_backend_tensor_set(t, in + i * row, offset, n * row); });
-}
-
-// Refuses what an f16 cell cannot hold: one such value would spoil every token that attends to it, masked or not.
-static int32_t check_rows_finite(const llama_fed_state & state) {
-    bool finite = true;
-    for (float x : state.rows) {
-        finite &= std::fabs(x) < FED_F16_INF; // false for NaN
-    }
-    return finite ? LLAMA_FED_OK : LLAMA_FED_E_VALUE;
-}
-
-static void nf3_encode_block(const float * x, uint8_t * out) {
-    float sum = 0.0f;
-    for (size_t i = 0; i < FED_NF3_BLOCK; ++i) {
-        sum += x[i] * x[i];
-    }
-    const float rms   = sqrtf(sum / FED_NF3_BLOCK);
-    float       scale = 0.0f;
-    float       most  = 0.0f;
-    uint8_t     codes[FED_NF3_BLOCK];
-    for (size_t t = 0; t < 6; ++t) {
-        const float spread = FED_NF3_TRIES[t] * rms;
-        float       num    = 0.0f;
-        float       den    = 0.0f;
-        uint8_t     levels[FED_NF3_BLOCK];
-        for (size_t i = 0; i < FED_NF3_BLOCK; ++i) {
-            const float   a     = fabsf(x[i]);
-            const uint8_t level = (uint8_t) ((a > FED_NF3_EDGES[0] * spread) + (a > FED_NF3_EDGES[1] * spread) +
-                                             (a > FED_NF3_EDGES[2] * spread));
-            num += a * FED_NF3_LEVELS[level];
-            den += FED_NF3_LEVELS[level] * FED_NF3_LEVELS[level];
-            levels[i] = level;
+// calls fn(first index, count) for rows that fit into a tile together
+template <typename F> static int32_t for_tiles(size_t n, size_t n_embd, F fn) {
+    const size_t most = std::max<size_t>(FED_TILE / n_embd, 1);
+    for (size_t i = 0; i < n; i += most) {
+        const int32_t res = fn(i, std::min(most, n - i));
+        if (res != LLAMA_FED_OK) {
+            return res;
         }
-        // the error is sum - num^2 / den; a NaN stays, so that the receiver refuses it
-        const float fit = num / den * num;
-        if (t == 0 || fit > most) {
-            scale = num / den;
-            most  = fit;
-            memcpy(codes, levels, sizeof(codes));
-        }
-    }
-    for (size_t i = 0; i < FED_NF3_BLOCK; ++i) {
-        codes[i] |= x[i] < 0.0f ? 4 : 0;
-    }
-    const ggml_fp16_t d = ggml_fp32_to_fp16(scale);
-    memcpy(out, &d, sizeof(d));
-    uint8_t * bits = out + sizeof(d);
-    memset(bits, 0, FED_NF3_SIZE - sizeof(d));
-    for (size_t i = 0; i < FED_NF3_BLOCK; ++i) {
-        const size_t at = 3 * i;
-        bits[at / 8] |= (uint8_t) (codes[i] << at % 8);
-        if (at % 8 > 5) {
-            bits[at / 8 + 1] |= (uint8_t) (codes[i] >> (8 - at % 8));
-        }
-    }
-}
-
-static void nf3_decode_block(const uint8_t * in, float * x) {
-    ggml_fp16_t d;
-    memcpy(&d, in, sizeof(d));
-    const float     scale = ggml_fp16_to_fp32(d);
-    const uint8_t * bits  = in + sizeof(d);
-    for (size_t i = 0; i < FED_NF3_BLOCK; ++i) {
-        const size_t at   = 3 * i;
-        unsigned     code = bits[at / 8] >> at % 8;
-        if (at % 8 > 5) {
-            code |= (unsigned) bits[at / 8 + 1] << (8 - at % 8);
-        }
-        const float level = FED_NF3_LEVELS[code & 3] * scale;
-        x[i]              = code & 4 ? -level : level;
-    }
-}
-
-// Multiplies rows by the Hadamard matrix, which is its own inverse.
-static void hadamard(std::vector<float> & rows, size_t n_embd) {
-    size_t n = 1;
-    while (n < 128 && n_embd % (2 * n) == 0) {
-        n *= 2;
-    }
-    const float scale = (float) (1.0 / sqrt((double) n));
-    for (float *x = rows.data(), *end = x + rows.size(); x != end; x += n) {
-        for (size_t h = 1; h < n; h *= 2) {
-            for (size_t i = 0; i < n; i += 2 * h) {
-                for (size_t j = i; j < i + h; ++j) {
-                    const float a = x[j];
-                    const float b = x[j + h];
-                    x[j]          = a + b;
-                    x[j + h]      = a - b;
-                }
-            }
-        }
-        for (size_t i = 0; i < n; ++i) {
-            x[i] *= scale;
-        }
-    }
-}
-
-// state.rows, f32 [n][n_embd], become what the type's format holds; the mean is put at out, which is moved behind it
-static void centre(llama_fed_state & state, size_t n_embd, uint8_t *& out) {
-    const size_t        n = state.rows.size() / n_embd;
-    std::vector<double> sum(n_embd, 0.0);
-    for (size_t i = 0; i < n; ++i) {
-        for (size_t j = 0; j < n_embd; ++j) {
-            sum[j] += state.rows[i * n_embd + j];
-        }
-    }
-    std::vector<float> & mean = state.mean;
-    ggml_fp16_t *        wire = (ggml_fp16_t *) out;
-    mean.resize(n_embd);
-    for (size_t j = 0; j < n_embd; ++j) {
-        wire[j] = ggml_fp32_to_fp16((float) (sum[j] / (double) n));
-        mean[j] = ggml_fp16_to_fp32(wire[j]);
-    }
-    for (size_t i = 0; i < n; ++i) {
-        for (size_t j = 0; j < n_embd; ++j) {
-            state.rows[i * n_embd + j] -= mean[j];
-        }
-    }
-    out += n_embd * sizeof(ggml_fp16_t);
-}
-
-// by how much rows at pos are rotated to stand at position 0, or back
-static std::vector<int32_t> turns(const llama_pos * pos, size_t n, int32_t sign) {
-    std::vector<int32_t> by(n);
-    for (size_t i = 0; i < n; ++i) {
-        by[i] = sign * pos[i];
-    }
-    return by;
-}
-
-static int32_t encode_rows(llama_fed_state & state, const llama_fed_rope * rope, const ggml_tensor * t,
-                           const std::vector<uint32_t> & cells, const llama_pos * pos, int32_t wire, uint8_t * out) {
-    const wire_type type = parse_type(wire);
-    if (type.format == GGML_TYPE_F16 && !type.centred) {
-        get_raw(t, cells, out);
-        return LLAMA_FED_OK;
-    }
-    const size_t n_embd = (size_t) t->ne[0];
-    const size_t n      = cells.size();
-    state.raw.resize(t->nb[1] * n);
-    state.rows.resize(n_embd * n);
-    get_raw(t, cells, state.raw.data());
-    ggml_fp16_to_fp32_row((const ggml_fp16_t *) state.raw.data(), state.rows.data(), (int64_t) (n_embd * n));
-    if (type.centred) {
-        if (rope && rope->kind == llama_fed_rope::ROPE) {
-            const int32_t res = llama_fed_rotate(state, *rope, turns(pos, n, -1));
-            if (res != LLAMA_FED_OK) {
-                return res;
-            }
-        }
-        centre(state, n_embd, out);
-    }
-    if (type.hadamard) {
-        hadamard(state.rows, n_embd);
-    }
-    if (type.nf3) {
-        for (size_t i = 0; i < n_embd * n / FED_NF3_BLOCK; ++i) {
-            nf3_encode_block(state.rows.data() + i * FED_NF3_BLOCK, out + i * FED_NF3_SIZE);
-        }
-    } else if (type.format == GGML_TYPE_F16) {
-        ggml_fp32_to_fp16_row(state.rows.data(), (ggml_fp16_t *) out, (int64_t) (n_embd * n));
-    } else {
-        ggml_quantize_chunk(type.format, state.rows.data(), out, 0, (int64_t) n, (int64_t) n_embd, nullptr);
     }
     return LLAMA_FED_OK;
 }
 
-// wire rows to state.rows, f32 [n][n_embd]; K is rotated by what follows from type, pos and shift
-static int32_t decode_rows(llama_fed_state & state, const llama_fed_rope * rope, size_t n_embd, const llama_pos * pos,
-                           size_t n, int32_t shift, int32_t wire, const uint8_t * in) {
-    const wire_type type = parse_type(wire);
-    state.rows.resize(n_embd * n);
-    const ggml_fp16_t * mean = (const ggml_fp16_t *) in;
-    if (type.centred) {
-        in += n_embd * sizeof(ggml_fp16_t);
+// One layer's K or V rows at some cells: where they are, or a copy of rows that are on another device.
+struct cache_rows {
+    ggml_tensor *                 tensor; // [n_embd, n_cells] f16
+    const std::vector<uint32_t> & cells;
+    std::vector<uint8_t> &        raw;
+    const bool                    here = ggml_backend_buffer_is_host(tensor->buffer);
+
+    size_t n_embd() const { return (size_t) tensor->ne[0]; }
+    size_t size() const { return cells.size(); }
+
+    uint8_t * row(size_t i) const {
+        return here ? (uint8_t *) tensor->data + cells[i] * tensor->nb[1] : raw.data() + i * tensor->nb[1];
     }
-    if (type.nf3) {
-        for (size_t i = 0; i < n_embd * n / FED_NF3_BLOCK; ++i) {
-            nf3_decode_block(in + i * FED_NF3_SIZE, state.rows.data() + i * FED_NF3_BLOCK);
+
+    // before the first row is read
+    void fetch() {
+        if (here) {
+            return;
         }
-    } else {
-        ggml_get_type_traits(type.format)->to_float(in, state.rows.data(), (int64_t) (n_embd * n));
+        raw.resize(size() * tensor->nb[1]);
+        for_runs(cells, [&](size_t i, size_t n) {
+            ggml_backend_tensor_get(tensor, row(i), cells[i] * tensor->nb[1], n * tensor->nb[1]);
+        });
     }
-    if (type.hadamard) {
-        hadamard(state.rows, n_embd);
-    }
-    if (type.centred) {
-        state.mean.resize(n_embd);
-        ggml_fp16_to_fp32_row(mean, state.mean.data(), (int64_t) n_embd);
-        for (size_t i = 0; i < n; ++i) {
-            for (size_t j = 0; j < n_embd; ++j) {
-                state.rows[i * n_embd + j] += state.mean[j];
-            }
+
+    // before the first row is written
+    void open() {
+        if (!here) {
+            raw.resize(size() * tensor->nb[1]);
         }
     }
-    int32_t res = check_rows_finite(state);
-    if (res == LLAMA_FED_OK && rope && rope->kind == llama_fed_rope::ROPE && (type.centred || shift != 0)) {
-        res = llama_fed_rotate(state, *rope, type.centred ? turns(pos, n, 1) : std::vector<int32_t>(n, shift));
-        if (res == LLAMA_FED_OK) {
-            res = check_rows_finite(state); // a rotation may push a large value over the edge
+
+    // after the last one
+    void flush() {
+        if (here) {
+            return;
         }
+        for_runs(cells, [&](size_t i, size_t n) {
+            ggml_backend_tensor_set(tensor, row(i), cells[i] * tensor->nb[1], n * tensor->nb[1]);
+        });
+    }
+};
+
+// whether rows of this type and distance are rotated on their way
+static bool rotates(const llama_fed_rope * rope, const wire_type & type, int32_t shift) {
+    return rope && rope->kind == llama_fed_rope::ROPE && (type.centred || shift != 0);
+}
+
+// f32 rows [i, i+n) to tile, those of a centred type at position 0
+static int32_t load_tile(llama_fed_state & state, const llama_fed_rope * rope, const cache_rows & rows,
+                         const llama_pos * pos, const wire_type & type, size_t i, size_t n) {
+    const llama_fed_codec & codec = llama_fed_codec_best();
+    for (size_t j = 0; j < n; ++j) {
+        codec.f16.decode(rows.row(i + j), state.tile.data() + j * rows.n_embd(), rows.n_embd());
+    }
+    if (!rotates(rope, type, 0)) {
+        return LLAMA_FED_OK;
+    }
+    return llama_fed_rotate(state, *rope, state.tile.data(), n, [pos, i](size_t j) { return -pos[i + j]; });
+}
+
+// the mean of all rows to state.mean, and as f16 to out. It is summed in the order of the rows, and what is subtracted is
+// the rounded one, so that the receiver adds exactly what the sender took away.
+static int32_t find_mean(llama_fed_state & state, const llama_fed_rope * rope, const cache_rows & rows,
+                         const llama_pos * pos, const wire_type & type, uint8_t * out) {
+    const llama_fed_codec & codec  = llama_fed_codec_best();
+    const size_t            n_embd = rows.n_embd();
+    state.sums.assign(n_embd, 0.0);
+    const int32_t res = for_tiles(rows.size(), n_embd, [&](size_t i, size_t n) {
+        const int32_t loaded = load_tile(state, rope, rows, pos, type, i, n);
+        for (size_t j = 0; j < n; ++j) {
+            codec.sum(state.sums.data(), state.tile.data() + j * n_embd, n_embd);
+        }
+        return loaded;
+    });
+    state.mean.resize(n_embd);
+    for (size_t j = 0; j < n_embd; ++j) {
+        const ggml_fp16_t half = ggml_fp32_to_fp16((float) (state.sums[j] / (double) rows.size()));
+        memcpy(out + j * sizeof(half), &half, sizeof(half));
+        state.mean[j] = ggml_fp16_to_fp32(half);
     }
     return res;
 }
 
-static ggml_backend_t cpu_backend(llama_fed_state & state) {
-    if (!state.cpu) {
-        ggml_backend_t backend = ggml_backend_init_by_type(GGML_BACKEND_DEVICE_TYPE_CPU, nullptr);
-        if (!backend) {
-            return nullptr;
-        }
-        state.cpu.reset(backend, ggml_backend_free);
-
-        // the rotation is small: more threads would cost more than they bring
-        ggml_backend_reg_t reg           = ggml_backend_dev_backend_reg(ggml_backend_get_device(backend));
-        auto               set_n_threads = (ggml_backend_set_n_threads_t) ggml_backend_reg_get_proc_address(
-            reg, "ggml_backend_set_n_threads");
-        if (set_n_threads) {
-            set_n_threads(backend, 1);
-        }
+static int32_t encode_rows(llama_fed_state & state, const llama_fed_rope * rope, cache_rows rows, const llama_pos * pos,
+                           const wire_type & type, uint8_t * out) {
+    const llama_fed_codec & codec  = llama_fed_codec_best();
+    const size_t            n_embd = rows.n_embd();
+    rows.fetch();
+    if (type.plain) {
+        const size_t row = type.row_size(n_embd);
+        for_runs(rows.cells, [&](size_t i, size_t n) { memcpy(out + i * row, rows.row(i), n * row); });
+        return LLAMA_FED_OK;
     }
-    return state.cpu.get();
+    state.tile.resize(std::max(FED_TILE, n_embd));
+    if (type.centred) {
+        const int32_t res = find_mean(state, rope, rows, pos, type, out);
+        if (res != LLAMA_FED_OK) {
+            return res;
+        }
+        out += type.mean_size(n_embd);
+    }
+    return for_tiles(rows.size(), n_embd, [&](size_t i, size_t n) {
+        float *       tile = state.tile.data();
+        const int32_t res  = load_tile(state, rope, rows, pos, type, i, n);
+        for (size_t j = 0; type.centred && j < n; ++j) {
+            codec.subtract(tile + j * n_embd, state.mean.data(), n_embd);
+        }
+        if (type.hadamard) {
+            codec.hadamard(tile, n * n_embd, hadamard_group(n_embd));
+        }
+        type.format->encode(tile, out + i * type.row_size(n_embd), n * n_embd);
+        return res;
+    });
 }
 
-// With ggml's own RoPE.
-int32_t llama_fed_rotate(llama_fed_state & state, const llama_fed_rope & rope, const std::vector<int32_t> & by) {
-    const int64_t  n       = (int64_t) by.size();
-    ggml_backend_t backend = cpu_backend(state);
-    if (!backend) {
-        return LLAMA_FED_E_MEMORY;
-    }
-    const ggml_init_params meta = { 8 * ggml_tensor_overhead() + ggml_graph_overhead_custom(8, false), nullptr, true };
-    ggml_context_ptr       ctx{ ggml_init(meta) };
+// Rows on their way from the wire into the cache.
+struct arriving {
+    const llama_fed_rope * rope; // nullptr for V
+    cache_rows             rows;
+    const llama_pos *      pos;
+    int32_t                shift; // of rows that are not centred
+    wire_type              type;
+    const uint8_t *        wire;
+};
 
-    ggml_tensor * rows    = ggml_new_tensor_3d(ctx.get(), GGML_TYPE_F32, rope.head_dim, rope.n_head, n);
-    ggml_tensor * shifts  = ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I32, n);
-    ggml_tensor * factors = nullptr;
-    if (!rope.factors.empty()) {
-        factors = ggml_new_tensor_1d(ctx.get(), GGML_TYPE_F32, (int64_t) rope.factors.size());
+// At least the greatest magnitude that an element will have at any step, as far as the wire tells without being decoded.
+static float bound(const arriving & a) {
+    const size_t n_embd = a.rows.n_embd();
+    const size_t mean   = a.type.mean_size(n_embd);
+    float        most   = a.type.format->bound(a.wire + mean, a.rows.size() * n_embd);
+    if (a.type.hadamard) {
+        most *= sqrtf((float) hadamard_group(n_embd));
     }
-    ggml_tensor * out = ggml_rope_ext_inplace(ctx.get(), rows, shifts, factors, rope.n_dims, rope.mode, rope.n_ctx_orig,
-                                              rope.freq_base, rope.freq_scale, rope.ext_factor, rope.attn_factor,
-                                              rope.beta_fast, rope.beta_slow);
-    ggml_rope_set_offset(out, rope.n_offs);
-    ggml_cgraph * graph = ggml_new_graph_custom(ctx.get(), 8, false);
-    ggml_build_forward_expand(graph, out);
+    if (a.type.centred) {
+        most += llama_fed_codec_best().f16.bound(a.wire, n_embd);
+    }
+    if (rotates(a.rope, a.type, a.shift)) {
+        return most * 1.5f; // both elements of a pair, and some room for rounding
+    }
+    return a.type.plain ? most : most * 1.01f;
+}
 
-    ggml_backend_buffer_ptr buffer{ ggml_backend_alloc_ctx_tensors(ctx.get(), backend) };
-    if (!buffer) {
-        return LLAMA_FED_E_MEMORY;
+// Decodes all rows and places them, if place is set, and otherwise refuses what an f16 cell cannot hold: one such value
+// would spoil every token that attends to it, masked or not.
+static int32_t decode_rows(llama_fed_state & state, arriving & a, bool place) {
+    const llama_fed_codec & codec  = llama_fed_codec_best();
+    const size_t            n_embd = a.rows.n_embd();
+    const size_t            row    = a.type.row_size(n_embd);
+    const uint8_t *         wire   = a.wire + a.type.mean_size(n_embd);
+    if (place) {
+        a.rows.open();
     }
-    ggml_backend_tensor_set(shifts, by.data(), 0, ggml_nbytes(shifts));
-    ggml_backend_tensor_set(rows, state.rows.data(), 0, ggml_nbytes(rows));
-    if (factors) {
-        ggml_backend_tensor_set(factors, rope.factors.data(), 0, ggml_nbytes(factors));
+    if (a.type.plain && !rotates(a.rope, a.type, a.shift)) {
+        for_runs(a.rows.cells, [&](size_t i, size_t n) {
+            if (place) {
+                memcpy(a.rows.row(i), wire + i * row, n * row);
+            }
+        });
+    } else {
+        state.tile.resize(std::max(FED_TILE, n_embd));
+        state.mean.resize(n_embd);
+        if (a.type.centred) {
+            codec.f16.decode(a.wire, state.mean.data(), n_embd);
+        }
+        const int32_t res = for_tiles(a.rows.size(), n_embd, [&](size_t i, size_t n) -> int32_t {
+            float * tile = state.tile.data();
+            a.type.format->decode(wire + i * row, tile, n * n_embd);
+            if (a.type.hadamard) {
+                codec.hadamard(tile, n * n_embd, hadamard_group(n_embd));
+            }
+            for (size_t j = 0; a.type.centred && j < n; ++j) {
+                codec.add(tile + j * n_embd, state.mean.data(), n_embd);
+            }
+            if (!place && !codec.finite(tile, n * n_embd)) {
+                return LLAMA_FED_E_VALUE;
+            }
+            if (rotates(a.rope, a.type, a.shift)) {
+                const int32_t turned = llama_fed_rotate(
+                    state, *a.rope, tile, n, [&](size_t j) { return a.type.centred ? a.pos[i + j] : a.shift; });
+                if (turned != LLAMA_FED_OK) {
+                    return turned;
+                }
+                // a rotation may push a large value over the edge
+                if (!place && !codec.finite(tile, n * n_embd)) {
+                    return LLAMA_FED_E_VALUE;
+                }
+            }
+            for (size_t j = 0; place && j < n; ++j) {
+                codec.f16.encode(tile + j * n_embd, a.rows.row(i + j), n_embd);
+            }
+            return LLAMA_FED_OK;
+        });
+        if (res != LLAMA_FED_OK) {
+            return res;
+        }
     }
-    if (ggml_backend_graph_compute(backend, graph) != GGML_STATUS_SUCCESS) {
-        return LLAMA_FED_E_MEMORY;
+    if (place) {
+        a.rows.flush();
     }
-    ggml_backend_tensor_get(out, state.rows.data(), 0, ggml_nbytes(out));
     return LLAMA_FED_OK;
 }
 
-// state.rows, f32, to f16 in raw
-static void rows_to_raw(const llama_fed_state & state, std::vector<uint8_t> & raw) {
-    raw.resize(state.rows.size() * sizeof(ggml_fp16_t));
-    ggml_fp32_to_fp16_row(state.rows.data(), (ggml_fp16_t *) raw.data(), (int64_t) state.rows.size());
-}
-
-int32_t llama_fed_check_rotation(const llama_fed_state & state, const llama_fed_layer & layer) {
-    if (layer.rope.kind == llama_fed_rope::UNSEEN) {
-        return LLAMA_FED_E_STATE;
+// Refuses rows before any is placed. Most can be accepted for their scales alone, without being decoded twice.
+static int32_t check_values(llama_fed_state & state, arriving & a) {
+    if (bound(a) < FED_F16_INF) {
+        return LLAMA_FED_OK;
     }
-    const bool fixed = layer.rope.kind == llama_fed_rope::UNSHIFTABLE || state.absolute_positions;
-    return fixed ? LLAMA_FED_E_UNSUPPORTED : LLAMA_FED_OK;
+    return a.type.plain && !rotates(a.rope, a.type, a.shift) ? LLAMA_FED_E_VALUE : decode_rows(state, a, false);
 }
 
 static int32_t rows_get(llama_context * ctx, int32_t il, const llama_pos * pos, size_t n, int32_t type_k, void * k,
@@ -405,13 +343,15 @@ static int32_t rows_get(llama_context * ctx, int32_t il, const llama_pos * pos, 
             return res;
         }
     }
-    std::vector<uint32_t> cells;
-    res = llama_fed_caches::find_cells(*layer.cache, pos, n, cells);
+    res = llama_fed_caches::find_cells(*layer.cache, pos, n, state.cells);
     if (res != LLAMA_FED_OK) {
         return res;
     }
-    res = encode_rows(state, &layer.rope, layer.k, cells, pos, type_k, (uint8_t *) k);
-    return res == LLAMA_FED_OK ? encode_rows(state, nullptr, layer.v, cells, pos, type_v, (uint8_t *) v) : res;
+    res = encode_rows(state, &layer.rope, { layer.k, state.cells, state.raw }, pos, parse_type(type_k), (uint8_t *) k);
+    if (res != LLAMA_FED_OK) {
+        return res;
+    }
+    return encode_rows(state, nullptr, { layer.v, state.cells, state.raw }, pos, parse_type(type_v), (uint8_t *) v);
 }
 
 static int32_t rows_set(llama_context * ctx, int32_t il, const llama_pos * pos, size_t n, int32_t shift, int32_t type_k,
@@ -432,25 +372,27 @@ static int32_t rows_set(llama_context * ctx, int32_t il, const llama_pos * pos, 
             return res;
         }
     }
-    std::vector<uint32_t> cells;
-    res = llama_fed_caches::find_cells(*layer.cache, pos, n, cells);
+    res = llama_fed_caches::find_cells(*layer.cache, pos, n, state.cells);
     if (res != LLAMA_FED_OK) {
         return res;
     }
-
-    // V is checked before K is written: a refused call leaves the cells as they were
-    res = decode_rows(state, nullptr, (size_t) layer.v->ne[0], pos, n, 0, type_v, (const uint8_t *) v);
-    if (res != LLAMA_FED_OK) {
-        return res;
+    arriving both[2] = {
+        { &layer.rope, { layer.k, state.cells, state.raw }, pos, shift, parse_type(type_k), (const uint8_t *) k },
+        { nullptr, { layer.v, state.cells, state.raw }, pos, 0, parse_type(type_v), (const uint8_t *) v },
+    };
+    // both are checked before either is placed: a refused call leaves the cells as they were
+    for (arriving & rows : both) {
+        res = check_values(state, rows);
+        if (res != LLAMA_FED_OK) {
+            return res;
+        }
     }
-    rows_to_raw(state, state.raw_v);
-    res = decode_rows(state, &layer.rope, (size_t) layer.k->ne[0], pos, n, shift, type_k, (const uint8_t *) k);
-    if (res != LLAMA_FED_OK) {
-        return res;
+    for (arriving & rows : both) {
+        res = decode_rows(state, rows, true);
+        if (res != LLAMA_FED_OK) {
+            return res;
+        }
     }
-    rows_to_raw(state, state.raw);
-    set_raw(layer.k, cells, state.raw.data());
-    set_raw(layer.v, cells, state.raw_v.data());
     kv->written(il, pos, n);
     return LLAMA_FED_OK;
 }

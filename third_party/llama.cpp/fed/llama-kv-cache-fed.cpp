@@ -128,18 +128,24 @@ int32_t llama_fed_caches::find_cells(const llama_kv_cache & cache, const llama_p
     if (!strictly_increasing(pos, n)) {
         return LLAMA_FED_E_ARG;
     }
-    const llama_kv_cells & cells = cache.get_cells(FED_SEQ);
+    const llama_kv_cells & cells   = cache.get_cells(FED_SEQ);
+    const llama_pos        first   = pos[0];
+    const llama_pos        last    = pos[n - 1];
+    const bool             no_gaps = (size_t) (last - first) == n - 1;
     out.assign(n, UINT32_MAX);
     size_t found = 0;
     for (uint32_t i = 0; i < cells.size(); ++i) {
         if (cells.is_empty(i)) {
             continue;
         }
-        const llama_pos   p  = cells.pos_get(i);
-        const llama_pos * it = std::lower_bound(pos, pos + n, p);
-        if (it != pos + n && *it == p) {
-            found += out[it - pos] == UINT32_MAX;
-            out[it - pos] = i;
+        const llama_pos p = cells.pos_get(i);
+        if (p < first || p > last) {
+            continue;
+        }
+        const size_t at = no_gaps ? (size_t) (p - first) : (size_t) (std::lower_bound(pos, pos + n, p) - pos);
+        if (pos[at] == p) {
+            found += out[at] == UINT32_MAX;
+            out[at] = i;
         }
     }
     return found == n ? LLAMA_FED_OK : LLAMA_FED_E_POSITION;
@@ -263,9 +269,9 @@ void llama_fed_caches::apply_mask(int32_t il) {
 
 void llama_fed_caches::written(int32_t il, const llama_pos * pos, size_t n) {
     std::vector<llama_pos> & absent = state->layers[il].absent;
-    absent.erase(
-        std::remove_if(absent.begin(), absent.end(), [&](llama_pos p) { return std::binary_search(pos, pos + n, p); }),
-        absent.end());
+    const auto               from   = std::lower_bound(absent.begin(), absent.end(), pos[0]);
+    const auto               to     = std::upper_bound(from, absent.end(), pos[n - 1]);
+    absent.erase(std::remove_if(from, to, [&](llama_pos p) { return std::binary_search(pos, pos + n, p); }), to);
 }
 
 void llama_fed_caches::absent_remove(llama_pos p0, llama_pos p1) {

@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <new>
+#include <unordered_map>
 #include <vector>
 
 struct ggml_backend;
@@ -36,6 +37,29 @@ struct llama_fed_rope {
     int64_t            n_head      = 0; // K row = [n_head][head_dim]
     int64_t            head_dim    = 0;
     std::vector<float> factors; // frequency factors, empty if the model has none
+
+    size_t turns = 0; // which of the state's tables rotates by this rule
+
+    // pairs are the two halves of the rotated part, not neighbours
+    bool halves() const { return mode == GGML_ROPE_TYPE_NEOX; }
+    bool same_turns(const llama_fed_rope & other) const;
+};
+
+// positions that are computed together
+static constexpr int32_t FED_TURNS = 64;
+
+// What a rotation by a number of positions does to each pair of elements, under one rule: [n_dims] of (cos, sin), as ggml
+// lays out pairs. It is computed when it is needed first, FED_TURNS positions at a time, and kept.
+struct llama_fed_turns {
+    llama_fed_rope                                   rule;
+    std::unordered_map<uint32_t, std::vector<float>> pages;
+
+    // the page of by positions, forward or back, and the place in it
+    static uint32_t page(int32_t by) { return distance(by) / FED_TURNS; }
+    static uint32_t place(int32_t by) { return distance(by) % FED_TURNS; }
+
+private:
+    static uint32_t distance(int32_t by) { return by < 0 ? 0u - (uint32_t) by : (uint32_t) by; }
 };
 
 // One layer's storage and the cache that it is in.
@@ -91,12 +115,16 @@ struct llama_fed_state {
     std::vector<llama_pos> ubatch_pos;    // of the micro-batch being evaluated
     llama_fed_mask_state   sync_masks[2]; // of the same, for each of the sync caches
 
-    std::vector<uint8_t> raw;   // f16 rows between cache and wire
-    std::vector<uint8_t> raw_v; // the same of V, while K is worked on
-    std::vector<float>   rows;  // f32 rows between f16 and wire type
-    std::vector<float>   mean;  // of the channels of such rows
+    // Memory that calls use again, so that a block costs no allocation.
+    std::vector<uint32_t> cells; // of the positions of a call
+    std::vector<uint8_t>  raw;   // f16 rows of a cache that is not in this process's memory, [n][n_embd]
+    std::vector<float>    tile;  // some f32 rows between f16 and wire type, small enough for the first cache of a core
+    std::vector<float>    mean;  // [n_embd], of the channels of a block's rows
+    std::vector<double>   sums;  // [n_embd], of the same
+    std::vector<float>    rows;  // f32 rows that hooks are shown
 
-    std::shared_ptr<ggml_backend> cpu; // rotates K rows
+    std::vector<llama_fed_turns>  turns; // of the rules that the layers have; most models have one
+    std::shared_ptr<ggml_backend> cpu;   // computes them
 };
 
 // What the C API sees of a federated memory, whatever caches it is made of.
@@ -190,5 +218,10 @@ bool llama_fed_eval_query(llama_fed_state & state, const ggml_tensor * t, bool a
 // Whether K rows of a layer can be rotated now.
 int32_t llama_fed_check_rotation(const llama_fed_state & state, const llama_fed_layer & layer);
 
-// Rotates state.rows, f32 [by.size()][n_head][head_dim] of one layer's rope, each row by its number of positions.
-int32_t llama_fed_rotate(llama_fed_state & state, const llama_fed_rope & rope, const std::vector<int32_t> & by);
+// Gives a layer's rope its table of rotations; called when the rope is found.
+void llama_fed_find_turns(llama_fed_state & state, llama_fed_rope & rope);
+
+// Rotates f32 rows [n][n_head][head_dim] of one layer's rope, the i-th by by(i) positions. Before the first one of a page
+// of positions, the page is computed; that may fail.
+int32_t llama_fed_rotate(llama_fed_state & state, const llama_fed_rope & rope, float * rows, size_t n,
+                         const std::function<int32_t(size_t)> & by);
