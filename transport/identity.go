@@ -53,6 +53,18 @@ func (i Identity) String() string { return string(i.id) }
 // Format prints the ID for every verb, so that no log line can show the private key.
 func (i Identity) Format(f fmt.State, _ rune) { io.WriteString(f, string(i.id)) }
 
+// Device is the ID as plain text.
+func (i Identity) Device() string { return string(i.id) }
+
+// PublicKey is what the ID is the hash of.
+func (i Identity) PublicKey() ed25519.PublicKey { return i.key().Public().(ed25519.PublicKey) }
+
+// Sign signs a message that begins with what it is for, so that no signature is good for two purposes.
+func (i Identity) Sign(message []byte) []byte { return ed25519.Sign(i.key(), message) }
+
+// DeviceOf is the ID of the holder of a public key, as plain text.
+func DeviceOf(key ed25519.PublicKey) string { return string(idOf(key)) }
+
 // derive returns 32 secret bytes for one purpose that only the holder of the identity can compute.
 func (i Identity) derive(purpose string) ([32]byte, error) {
 	secret, err := hkdf.Key(sha256.New, i.key().Seed(), nil, purpose, 32)

@@ -66,6 +66,7 @@ type Contribution struct {
 	Wire      fedkv.Wire
 	Rows      fedkv.Selection // which rows of a layer
 	Bytes     int64           // of rows that left this device, or began to
+	Documents []string        // Grant.Documents
 	Missing   []fedkv.Missing // earlier contributors that it went on without (lockstep)
 	Err       error           // nil: the session ended as it should
 }
@@ -646,7 +647,7 @@ func (s *contribution) answer(a fedkv.JoinAnswer) {
 func (s *contribution) report() Contribution {
 	s.x.mu.Lock()
 	defer s.x.mu.Unlock()
-	done := Contribution{Publisher: s.link.ID(), Name: s.asker, Bytes: s.bytes, Missing: s.missing, Err: s.x.failed}
+	done := Contribution{Publisher: s.link.ID(), Name: s.asker, Documents: s.grant.Documents, Bytes: s.bytes, Missing: s.missing, Err: s.x.failed}
 	if s.plan != nil {
 		done.Session, done.Wire, done.Rows = s.plan.Session, s.plan.Wire, s.plan.Rows
 	}

@@ -19,10 +19,11 @@ type Owner interface {
 
 // Grant is what a publisher may have in one session.
 type Grant struct {
-	MinLayer  int    // rows of earlier layers stay here
-	MaxTokens int    // longest segment; 0: no limit of its own
-	MaxBytes  int64  // of rows, all copies; 0: no limit
-	Source    Source // nil: ContributorConfig.Source
+	MinLayer  int      // rows of earlier layers stay here
+	MaxTokens int      // longest segment; 0: no limit of its own
+	MaxBytes  int64    // of rows, all copies; 0: no limit
+	Source    Source   // nil: ContributorConfig.Source
+	Documents []string // names of what the source holds, for Contribution
 }
 
 // Request is what a session is about to take from this device.
@@ -30,7 +31,8 @@ type Request struct {
 	Peer   string // identity of the publisher
 	Name   string // what it calls itself
 	Plan   fedkv.Plan
-	Tokens int // of the segment
+	Tokens int   // of the segment
+	Bytes  int64 // of its rows that the publisher would get, once
 }
 
 // least is the smaller of two limits of which 0 is none.
@@ -53,7 +55,19 @@ func (s *contribution) consent(tokens int) error {
 	if s.host.cfg.Owner == nil {
 		return nil
 	}
-	return s.host.cfg.Owner.Consent(s.x.live, Request{Peer: s.link.ID(), Name: s.asker, Plan: *s.plan, Tokens: tokens})
+	r := Request{Peer: s.link.ID(), Name: s.asker, Plan: *s.plan, Tokens: tokens}
+	for _, l := range r.Plan.Schedules.Publisher.Layers() {
+		share := 1.0
+		if shares := r.Plan.Rows.Shares; len(shares) > 0 {
+			share = float64(shares[min(l, len(shares)-1)]) / float64(fedkv.WholeShare)
+		}
+		k, v, err := s.x.shape.Layers[l].BlockSize(r.Plan.Wire.At(l), 1)
+		if err != nil {
+			return err
+		}
+		r.Bytes += int64(share * float64(tokens) * float64(k+v))
+	}
+	return s.host.cfg.Owner.Consent(s.x.live, r)
 }
 
 // spend takes bytes to be sent to some recipients out of the grant.
