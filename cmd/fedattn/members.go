@@ -8,7 +8,6 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"fedattn/fedkv"
-	"fedattn/fedkv/node"
 	"fedattn/fedkv/policy"
 	"fedattn/transport"
 )
@@ -59,62 +58,30 @@ func readMembers(c *cli.Context) (*members, error) {
 func (m *members) find(id transport.ID) (policy.Peer, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	known, paired := m.known.ByID(id)
 	if m.flagged[id] { // on the command line, which is newer than any pairing
-		return policy.Peer{ID: string(id), Rights: policy.Both, Trust: policy.Rows}, true
+		return policy.Peer{Name: known.Name, ID: string(id), Rights: policy.Both, Trust: policy.Rows}, true
 	}
-	if p, found := m.known.ByID(id); found {
-		return p.Policy(), true
+	if paired {
+		return known.Policy(), true
 	}
 	return policy.Peer{ID: string(id), Rights: policy.Both, Trust: policy.Rows}, m.anybody
 }
 
 // allow says who may connect. What it may do then is asked when it says what it wants.
 func (m *members) allow(id transport.ID) error {
-	if _, found := m.find(id); found {
-		return nil
-	}
-	// read on both sides: in the asker's error and in the node's log
-	return fedkv.Errorf(fedkv.CodeForbidden, "the owner has to pair the devices with fedattn invite, or to allow it with --allow %s", id)
+	_, err := m.peer(string(id))
+	return err
 }
 
-// rowsTo says to whom rows may go over a direct link.
-func (m *members) rowsTo(id transport.ID) error {
-	p, found := m.find(id)
-	if !found {
-		return m.allow(id)
-	}
-	return p.MayHaveRows()
-}
-
-// peer is what the owner said of a connected device, which may have been taken out since.
+// peer is what the owner said of a device, which may have been taken out since it connected.
 func (m *members) peer(id string) (policy.Peer, error) {
 	p, found := m.find(transport.ID(id))
 	if !found {
-		return p, m.allow(transport.ID(id))
+		// read on both sides: in the asker's error and in the node's log
+		return p, fedkv.Errorf(fedkv.CodeForbidden, "the owner has to pair the devices with fedattn invite, or to allow it with --allow %s", id)
 	}
 	return p, nil
-}
-
-// Admit implements node.Owner.
-func (m *members) Admit(id string, role fedkv.Role) (node.Grant, error) {
-	p, err := m.peer(id)
-	switch {
-	case err != nil:
-	case role == fedkv.RolePublisher:
-		err = p.MayAsk()
-	default:
-		err = p.MayContribute()
-	}
-	return node.Grant{}, err
-}
-
-// Consent implements node.Owner.
-func (m *members) Consent(_ context.Context, r node.Request) error {
-	p, err := m.peer(r.Peer)
-	if err != nil {
-		return err
-	}
-	return p.MayHaveRows()
 }
 
 // watch keeps to the known_peers file until the context ends, and cuts off whom it no longer has.

@@ -23,13 +23,11 @@ func nodeCommand() *cli.Command {
 		Description: "fedattn node -m model.gguf --doc garden.txt --allow ID\n\n" +
 			"Prints the address under which others ask it, ID@HOST:PORT, one line for each of this device's addresses. The log\n" +
 			"on stderr has a line for each question: who asked, how many tokens, layers and bytes went out; never the text.",
-		Flags: append(modelFlags(),
+		Flags: append(append(modelFlags(), policyFlags(sharing)...),
 			contextFlag("evaluate at most `N` tokens for a question"),
 			&cli.StringSliceFlag{Name: "doc", Usage: "text `FILE` to contribute", Category: sharing},
 			&cli.StringSliceFlag{Name: "allow", Usage: "`ID` of a device that may ask, paired or not, and that could recover the text from the rows it gets", Category: sharing},
 			&cli.BoolFlag{Name: "allow-any", Usage: "every device that reaches this one may ask", DisableDefaultText: true, Category: sharing},
-			&cli.IntFlag{Name: "max-tokens", Usage: "contribute at most `N` tokens to one question", DefaultText: "no limit", Category: sharing},
-			&cli.IntFlag{Name: "min-layer", Usage: "keep the rows before layer `N`; costs quality, protects nothing", Category: sharing},
 			&cli.IntFlag{Name: "max-sessions", Value: 1, Usage: "serve `N` questions at once", Category: sharing},
 			&cli.StringFlag{Name: "listen", Value: defaultListen, Usage: "UDP `ADDRESS` to listen on; only 127.0.0.1 needs no pairing and no --allow",
 				EnvVars: []string{"FEDATTN_LISTEN"}, Category: deviceCategory},
@@ -50,10 +48,14 @@ func runNode(c *cli.Context) error {
 	if err := noArguments(c); err != nil {
 		return err
 	}
-	if err := first(checkModel(c), atLeast(c, 1, "context", "max-sessions"), atLeast(c, 0, "max-tokens", "min-layer")); err != nil {
+	if err := first(checkModel(c), atLeast(c, 1, "context", "max-sessions"), atLeast(c, 0, "max-tokens", "min-layer", "tokens-per-day")); err != nil {
 		return err
 	}
-	owner, err := readMembers(c)
+	members, err := readMembers(c)
+	if err != nil {
+		return err
+	}
+	terms, err := readPolicy(c)
 	if err != nil {
 		return err
 	}
@@ -69,6 +71,10 @@ func runNode(c *cli.Context) error {
 		return err
 	}
 	identity, err := loadIdentity(c)
+	if err != nil {
+		return err
+	}
+	owner, err := newOwner(members, terms, identity, newConsole(c.App.Reader, c.App.ErrWriter), log)
 	if err != nil {
 		return err
 	}
@@ -92,7 +98,7 @@ func runNode(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if least := c.Int("min-layer"); least >= engine.Layers() {
+	if least := c.Int("min-layer"); c.IsSet("min-layer") && least >= engine.Layers() {
 		return usagef("--min-layer %d: the model has layers 0 to %d", least, engine.Layers()-1)
 	}
 
@@ -117,10 +123,10 @@ func runNode(c *cli.Context) error {
 	}
 	// in one piece: whoever reads the first line only (`head -n 1`) does not end the node with the second
 	fmt.Fprint(c.App.Writer, lines.String())
+	owner.engine, owner.device, owner.docs = engine, deviceName(c), docs
 	contributor := node.NewContributor(node.ContributorConfig{
 		Engine: engine, Peers: peers{Endpoint: endpoint, allow: owner.rowsTo}, Owner: owner, Self: self(engine, deviceName(c), fedkv.RoleContributor),
-		ID: string(identity.ID()), Source: source, MaxTokens: c.Int("max-tokens"), MaxContext: most,
-		MinLayer: c.Int("min-layer"), Sessions: c.Int("max-sessions"), Log: log,
+		ID: string(identity.ID()), Source: source, MaxContext: most, Sessions: c.Int("max-sessions"), OnSession: owner.keep, Log: log,
 	})
 	go owner.watch(c.Context, endpoint, log)
 	return contributor.Serve(c.Context)
