@@ -9,6 +9,9 @@ type LayerShape struct {
 	K, V int
 	// Window is how far attention reaches: the token at position q sees positions above q - Window. 0: everything.
 	Window int
+	// Heads and KVHeads are the heads of a query and those that a K row has, 0 where the engine does not tell. Only
+	// attention over rows that stay home needs them.
+	Heads, KVHeads int
 }
 
 // FirstRow is the first row of a segment that a participant whose own segment begins at position can see: rows before

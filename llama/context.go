@@ -15,6 +15,7 @@ import (
 	"unsafe"
 
 	"fedattn/fedkv"
+	"fedattn/fedkv/node"
 )
 
 // cellPadding: llama.cpp attends to a multiple of this many cells, so that caches of other sizes sum in the same order.
@@ -37,6 +38,7 @@ type Context struct {
 	inHook atomic.Bool
 	output OutputHook
 	query  QueryHook
+	home   *node.Home
 }
 
 // NewContext allocates the caches of spec.

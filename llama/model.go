@@ -31,6 +31,7 @@ type Model struct {
 	vocab    *C.struct_llama_vocab
 	template *C.struct_shim_template // nil: the model has none, or it does not parse
 	noChat   string                  // why template is nil
+	noHome   error                   // why rows cannot stay home; nil if they can
 }
 
 // Load reads the model file at path. It fails with ErrNotGGUF for another kind of file and with ErrUnsupported for a
@@ -65,13 +66,21 @@ func Load(path string, params ModelParams) (*Model, error) {
 		binding.Free()
 		return nil, fmt.Errorf("%s: %w: %s", path, ErrUnsupported, reason.String())
 	}
+	if C.llama_fed_home_check(m.ptr, reason.ptr(), reason.size()) != C.LLAMA_FED_OK {
+		m.noHome = fmt.Errorf("%w with rows that stay home: %s", ErrUnsupported, reason.String())
+	}
 	for il := range int(C.llama_model_n_layer(m.ptr)) {
 		var k, v, window C.uint32_t
 		if err := fedError("row shape", C.llama_fed_row_shape(m.ptr, C.int32_t(il), &k, &v, &window)); err != nil {
 			binding.Free()
 			return nil, fmt.Errorf("%s: %w: layer %d has no K and V rows", path, ErrUnsupported, il)
 		}
-		m.shape.Layers = append(m.shape.Layers, fedkv.LayerShape{K: int(k), V: int(v), Window: int(window)})
+		shape := fedkv.LayerShape{K: int(k), V: int(v), Window: int(window)}
+		var heads, kvHeads C.uint32_t
+		if m.noHome == nil && C.llama_fed_head_count(m.ptr, C.int32_t(il), &heads, &kvHeads) == C.LLAMA_FED_OK {
+			shape.Heads, shape.KVHeads = int(heads), int(kvHeads)
+		}
+		m.shape.Layers = append(m.shape.Layers, shape)
 	}
 	m.template = C.shim_template_new(m.ptr, reason.ptr(), reason.size())
 	if m.template == nil {

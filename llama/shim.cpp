@@ -24,8 +24,12 @@ extern "C" int32_t shimHook(int32_t il, int32_t * pos, size_t n, uintptr_t handl
 extern "C" void shimOutput(int32_t il, int32_t * pos, size_t n, float * rows, uint32_t n_embd,
                            uintptr_t handle); // exported by output.go
 
-extern "C" void shimQuery(int32_t il, int32_t * pos, size_t n, float * rows, uint32_t n_head, uint32_t n_embd,
-                          uintptr_t handle); // exported by query.go
+extern "C" int32_t shimHomeAsk(int32_t il, int32_t * pos, size_t n, float * q, uint32_t n_head, uint32_t n_dim,
+                               uintptr_t handle);
+extern "C" int32_t shimHomeMerge(int32_t il, int32_t * pos, size_t n, float * out, float * lse, uint32_t n_head,
+                                 uint32_t n_dim, uintptr_t handle);
+extern "C" void    shimQuery(int32_t il, int32_t * pos, size_t n, float * rows, uint32_t n_head, uint32_t n_embd,
+                             uintptr_t handle); // exported by query.go
 
 namespace {
 
@@ -293,4 +297,19 @@ static void on_query(int32_t il, const llama_pos * pos, size_t n, const float * 
 
 int32_t shim_set_query_hook(llama_context * ctx, bool on, uintptr_t handle) {
     return llama_fed_set_query_hook(ctx, on ? on_query : nullptr, (void *) handle);
+}
+
+static int32_t on_home_ask(int32_t il, const llama_pos * pos, size_t n, const float * q, uint32_t n_head,
+                           uint32_t n_dim, void * user_data) {
+    return shimHomeAsk(il, const_cast<llama_pos *>(pos), n, const_cast<float *>(q), n_head, n_dim,
+                       (uintptr_t) user_data);
+}
+
+static int32_t on_home_merge(int32_t il, const llama_pos * pos, size_t n, float * out, float * lse, uint32_t n_head,
+                             uint32_t n_dim, void * user_data) {
+    return shimHomeMerge(il, const_cast<llama_pos *>(pos), n, out, lse, n_head, n_dim, (uintptr_t) user_data);
+}
+
+int32_t shim_set_home(llama_context * ctx, const uint8_t * layers, size_t n_layers, uintptr_t handle) {
+    return llama_fed_set_home(ctx, layers, n_layers, layers ? on_home_ask : nullptr, on_home_merge, (void *) handle);
 }

@@ -88,6 +88,9 @@ int32_t shim_set_output_hook(struct llama_context * ctx, bool on, uintptr_t hand
 // The same with shimQuery and the queries of all layers.
 int32_t shim_set_query_hook(struct llama_context * ctx, bool on, uintptr_t handle);
 
+// Sets shimHomeAsk and shimHomeMerge for the given layers; layers NULL removes them.
+int32_t shim_set_home(struct llama_context * ctx, const uint8_t * layers, size_t n_layers, uintptr_t handle);
+
 #ifdef __cplusplus
 }
 #endif

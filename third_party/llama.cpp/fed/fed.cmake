@@ -2,6 +2,8 @@
 set(LLAMA_FED_SOURCES
     ${LLAMA_FED_DIR}/llama-kv-cache-fed.cpp
     ${LLAMA_FED_DIR}/llama-fed.cpp
+    ${LLAMA_FED_DIR}/llama-fed-attention.cpp
+    ${LLAMA_FED_DIR}/llama-fed-home.cpp
     ${LLAMA_FED_DIR}/llama-fed-hook.cpp
     ${LLAMA_FED_DIR}/llama-fed-output.cpp
     ${LLAMA_FED_DIR}/llama-fed-query.cpp

@@ -79,7 +79,16 @@ bool llama_fed_eval(ggml_tensor * t, bool ask, void * user_data) {
     llama_fed_state & state = *static_cast<llama_fed_state *>(user_data);
 
     if (t->op == GGML_OP_FLASH_ATTN_EXT) {
-        return llama_fed_eval_query(state, t, ask);
+        if (ask) {
+            llama_fed_note_heads(state, t);
+        }
+        bool       stop   = false;
+        const bool shown  = llama_fed_eval_query(state, t, ask);
+        const bool shared = llama_fed_eval_home_merge(state, t, ask, stop);
+        return ask ? shown || shared : !stop;
+    }
+    if (t->op == GGML_OP_PERMUTE) {
+        return llama_fed_eval_home_ask(state, t, ask);
     }
     if (t->op != GGML_OP_SET_ROWS) {
         return llama_fed_eval_output(state, t, ask);
@@ -99,6 +108,8 @@ bool llama_fed_eval(ggml_tensor * t, bool ask, void * user_data) {
         if (storage == layer.v) {
             const bool hooked = state.hook && state.hook_layers[il];
             if (ask) {
+                state.home.next  = state.home.ask && state.home.layers[il] ? (int32_t) il : -1;
+                state.home.asked = nullptr;
                 return hooked || state.caches->mask_differs((int32_t) il);
             }
             int32_t res = 0;

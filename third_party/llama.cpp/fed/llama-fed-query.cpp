@@ -12,8 +12,7 @@ static const ggml_tensor * storage_of(const ggml_tensor * t) {
     return t;
 }
 
-// The layer that a node attends at, or -1: the one whose cells are its keys.
-static int32_t attended_layer(const llama_fed_state & state, const ggml_tensor * t) {
+int32_t llama_fed_attended_layer(const llama_fed_state & state, const ggml_tensor * t) {
     const ggml_tensor * keys = storage_of(t->src[1]);
     for (size_t il = 0; il < state.layers.size(); ++il) {
         if (keys == state.layers[il].k) {
@@ -68,7 +67,7 @@ static int32_t show_queries(llama_fed_state & state, int32_t il, const ggml_tens
 }
 
 bool llama_fed_eval_query(llama_fed_state & state, const ggml_tensor * t, bool ask) {
-    const int32_t il = state.query.hook ? attended_layer(state, t) : -1;
+    const int32_t il = state.query.hook ? llama_fed_attended_layer(state, t) : -1;
     if (il < 0) {
         return !ask;
     }

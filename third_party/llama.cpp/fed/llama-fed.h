@@ -147,6 +147,54 @@ typedef void (*llama_fed_query_hook)(int32_t il, const llama_pos * pos, size_t n
 // Sets the hook for the queries of all layers; hook NULL removes it.
 LLAMA_API int32_t llama_fed_set_query_hook(struct llama_context * ctx, llama_fed_query_hook hook, void * user_data);
 
+//
+// Rows that stay home: at some layers attention goes over rows of other devices without their leaving these. The queries
+// are shown, the other devices' outputs and log-sum-exps come back, and are merged with those of the own cache.
+//
+
+// LLAMA_FED_OK when attention of this model can be shared so; otherwise LLAMA_FED_E_UNSUPPORTED and the reason, as
+// llama_fed_check_model does.
+LLAMA_API int32_t llama_fed_home_check(const struct llama_model * model, char * reason, size_t reason_size);
+
+// Query heads and KV heads of layer il; LLAMA_FED_E_LAYER when it has no rows.
+LLAMA_API int32_t llama_fed_head_count(const struct llama_model * model, int32_t il, uint32_t * n_head,
+                                       uint32_t * n_head_kv);
+
+// Called at layer il before attention is computed, with the queries of the tokens at pos[0..n), after RoPE:
+// [n][n_head][n_dim]. Non-zero stops the graph.
+typedef int32_t (*llama_fed_home_ask)(int32_t il, const llama_pos * pos, size_t n, const float * q, uint32_t n_head,
+                                      uint32_t n_dim, void * user_data);
+
+// Called at layer il after attention over the own cache is computed, with its output [n][n_head][n_dim] and the
+// logarithm of each head's sum of exponentials, [n][n_head]. Both may be changed; out is what the model goes on with.
+// Every call follows one of ask with the same tokens. Non-zero stops the graph.
+typedef int32_t (*llama_fed_home_merge)(int32_t il, const llama_pos * pos, size_t n, float * out, float * lse,
+                                        uint32_t n_head, uint32_t n_dim, void * user_data);
+
+// Sets both for the layers with layers[il] != 0; ask NULL removes them. In them the context must not be used.
+LLAMA_API int32_t llama_fed_set_home(struct llama_context * ctx, const uint8_t * layers, size_t n_layers,
+                                     llama_fed_home_ask ask, llama_fed_home_merge merge, void * user_data);
+
+// Rows of one participant that answer queries. Independent of the context that they were copied from.
+struct llama_fed_rows;
+
+// Copies rows pos[0..n) of the layers with layers[il] != 0 out of the context's caches, in f16. Attention at each of these
+// layers must have been evaluated before. On failure returns NULL and *status is a code.
+LLAMA_API struct llama_fed_rows * llama_fed_rows_keep(struct llama_context * ctx, const uint8_t * layers,
+                                                      size_t n_layers, const llama_pos * pos, size_t n,
+                                                      int32_t n_threads, int32_t * status);
+LLAMA_API void                    llama_fed_rows_free(struct llama_fed_rows * rows);
+
+// Bytes that the rows take.
+LLAMA_API size_t llama_fed_rows_bytes(const struct llama_fed_rows * rows);
+
+// Attention of n tokens at first, first + 1, … with queries q, [n][n_head][head dim of K], over the rows of layer il as if
+// they stood shift positions further on; all of them must be before first. out: [n][n_head][head dim of V], lse:
+// [n][n_head]; n_q, n_out and n_lse are the buffers' lengths in floats. Not from two threads at a time.
+LLAMA_API int32_t llama_fed_rows_attend(struct llama_fed_rows * rows, int32_t il, llama_pos shift, llama_pos first,
+                                        size_t n, const float * q, size_t n_q, float * out, size_t n_out, float * lse,
+                                        size_t n_lse);
+
 struct llama_fed_memory {
     uint32_t n_layers_local; // layers of each cache
     uint32_t n_layers_sync;

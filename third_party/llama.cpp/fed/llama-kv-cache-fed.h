@@ -62,6 +62,19 @@ private:
     static uint32_t distance(int32_t by) { return by < 0 ? 0u - (uint32_t) by : (uint32_t) by; }
 };
 
+// What the attention of one layer does, copied from the model's own graph.
+struct llama_fed_heads {
+    bool     seen                   = false;
+    uint32_t n_head                 = 0;
+    uint32_t n_head_kv              = 0;
+    uint32_t dim_k                  = 0; // of a head
+    uint32_t dim_v                  = 0;
+    uint32_t n_window               = 0; // tokens that it reaches back, or 0
+    float    scale                  = 0.0f;
+    float    softcap                = 0.0f; // 0: none
+    char     queries[GGML_MAX_NAME] = "";   // name of the node with the queries
+};
+
 // One layer's storage and the cache that it is in.
 struct llama_fed_layer {
     ggml_tensor *    k     = nullptr; // [n_embd_k, n_cells]
@@ -70,6 +83,7 @@ struct llama_fed_layer {
     bool             sync  = false;
     size_t           part  = 0; // which of the sync caches, if sync
     llama_fed_rope   rope;
+    llama_fed_heads  heads;
 
     // Positions of remote cells whose rows of this layer were not written, ascending: the layer attends to none of them.
     std::vector<llama_pos> absent;
@@ -97,6 +111,22 @@ struct llama_fed_query {
     std::vector<uint8_t> raw; // the queries of one layer and micro-batch, as the graph has them
 };
 
+// Who attends to rows that are elsewhere.
+struct llama_fed_home {
+    llama_fed_home_ask   ask   = nullptr;
+    llama_fed_home_merge merge = nullptr;
+    void *               data  = nullptr;
+    std::vector<uint8_t> layers;
+
+    int32_t              next  = -1;      // the layer whose queries come next in the graph
+    const ggml_tensor *  asked = nullptr; // the queries that ask was called with
+    std::vector<uint8_t> raw;             // queries as the graph has them
+    std::vector<float>   rows;            // queries, then outputs, [n_tokens][n_head][head dim]
+    std::vector<float>   lse;             // [n_tokens][n_head]
+
+    std::shared_ptr<class llama_fed_attention> attention;
+};
+
 // State shared by the cache, its batch contexts and the eval callback. Owned by the cache.
 struct llama_fed_state {
     class llama_fed_caches *     caches = nullptr; // the owner
@@ -110,6 +140,7 @@ struct llama_fed_state {
 
     llama_fed_output output;
     llama_fed_query  query;
+    llama_fed_home   home;
 
     bool                   in_hook = false;
     std::vector<llama_pos> ubatch_pos;    // of the micro-batch being evaluated
@@ -214,6 +245,14 @@ bool llama_fed_eval_output(llama_fed_state & state, const ggml_tensor * t, bool 
 
 // The part that shows queries; called for nodes that attend.
 bool llama_fed_eval_query(llama_fed_state & state, const ggml_tensor * t, bool ask);
+
+// The layer that a node attends at, or -1: the one whose cells are its keys.
+int32_t llama_fed_attended_layer(const llama_fed_state & state, const ggml_tensor * t);
+
+// The part that shares attention with other devices; called for nodes that attend, and for views of their queries.
+void llama_fed_note_heads(llama_fed_state & state, const ggml_tensor * t);
+bool llama_fed_eval_home_ask(llama_fed_state & state, const ggml_tensor * t, bool ask);
+bool llama_fed_eval_home_merge(llama_fed_state & state, ggml_tensor * t, bool ask, bool & stop);
 
 // Whether K rows of a layer can be rotated now.
 int32_t llama_fed_check_rotation(const llama_fed_state & state, const llama_fed_layer & layer);
