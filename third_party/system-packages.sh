@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Makes sure that the named tools are on this machine.
 #
-#   system-packages.sh TOOL...      cxx cmake ninja patch python3 pip
+#   system-packages.sh TOOL...      cxx cmake ninja patch python3 pip ccache ca-certificates
+#                                   cxx-TRIPLET: a compiler for another machine, as in cxx-aarch64-linux-gnu
+#                                   others by the name that command and package share
 #
 # As root on a Debian-like system missing ones are installed. Anywhere else the command to install them is printed and
 # the exit code is 1.
@@ -10,6 +12,8 @@ set -euo pipefail
 present() {
 	case $1 in
 	cxx) command -v "${CC:-gcc}" >/dev/null && command -v "${CXX:-g++}" >/dev/null && command -v ar >/dev/null ;;
+	cxx-*) command -v "${1#cxx-}-g++" >/dev/null ;;
+	ca-certificates) [[ -f /etc/ssl/certs/ca-certificates.crt ]] ;;
 	# ensurepip's remains do not count: only a pip that starts
 	pip) python3 -m pip --version >/dev/null 2>&1 || pip3 --version >/dev/null 2>&1 ;;
 	*) command -v "$1" >/dev/null ;;
@@ -20,6 +24,7 @@ present() {
 package() {
 	case $1 in
 	cxx) echo g++ ;;
+	cxx-*) echo "g++-$(tr _ - <<<"${1#cxx-}")" ;;
 	ninja) echo ninja-build ;;
 	pip) echo python3-pip ;;
 	*) echo "$1" ;;

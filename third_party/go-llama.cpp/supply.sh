@@ -3,6 +3,7 @@
 #
 #   supply.sh fetch   copy the module, check its sum, lay the overlay: enough for CGO_ENABLED=0
 #   supply.sh build   the same, and link it with what ../llama.cpp/supply.sh build has made
+#   supply.sh headers the same without a library: for those who name one to the linker themselves (CGO_LDFLAGS=-L…)
 #
 # A second run changes no file, and Go rebuilds nothing.
 #
@@ -61,14 +62,18 @@ lay_over() {
 	done < <(overlay_files)
 }
 
-# link_llama: src/llama.cpp for the headers and src/libbinding.a for the linker, where llama.go's flags look for them
-link_llama() {
+# link_headers: src/llama.cpp, where llama.go's flags look for it
+link_headers() {
 	local target=../../llama.cpp/src
 	if [[ -n ${LLAMA_CPP_DIR:-} ]]; then
 		target=$(cd "$LLAMA_CPP_DIR" && pwd)
 	fi
 	[[ $(readlink "$src/llama.cpp" || true) == "$target" ]] || ln -sfn "$target" "$src/llama.cpp"
 	[[ -f $src/llama.cpp/include/llama.h ]] || die "no llama.h under $target: run third_party/llama.cpp/supply.sh first"
+}
+
+# link_llama: src/libbinding.a, where llama.go's flags look for it
+link_llama() {
 	[[ -f $archive ]] || die "no libfedllama.a: run third_party/llama.cpp/supply.sh build first"
 	[[ $src/libbinding.a -ef $archive ]] || cmp -s "$archive" "$src/libbinding.a" ||
 		ln -f "$archive" "$src/libbinding.a" 2>/dev/null || cp "$archive" "$src/libbinding.a"
@@ -90,13 +95,20 @@ fetch() {
 
 case ${1:-} in
 fetch) fetch ;;
+headers)
+	fetch
+	link_headers
+	# Go compiles with it; what is linked is not looked at
+	[[ -f $src/binding_inputs.h ]] || printf '#define BINDING_INPUTS "none"\n' >"$src/binding_inputs.h"
+	;;
 build)
 	fetch
+	link_headers
 	link_llama
 	note_inputs
 	;;
 *)
-	sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+	sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
 	exit 2
 	;;
 esac

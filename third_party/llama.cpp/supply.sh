@@ -5,6 +5,8 @@
 #   supply.sh patch         apply patches/ to the source; nothing happens when they are applied already
 #   supply.sh patch-check   prove that the patches apply to the pristine source, and that a second apply changes nothing
 #   supply.sh build         build the static libraries into build/ (does fetch and patch first)
+#   supply.sh shared        build shared libraries, and with them a CPU backend for every generation of processors, from
+#                           which the running program takes the best, into build-shared/
 #   supply.sh test-archs    build our tests (all of llama.cpp's architectures, the arithmetic of rows) as well, to build/bin/
 #   supply.sh tests NAME…   build some of llama.cpp's own tests on the patched source, to build-tests/bin/
 #
@@ -12,6 +14,11 @@
 #              GGML_NATIVE    ON (default) or OFF: code for this CPU only, or for any of its architecture
 #              JOBS           parallel compilers, default: all cores
 #              LLAMA_CMAKE    further cmake arguments
+#              LLAMA_TARGET   build and shared: for another machine, a GNU triplet such as aarch64-linux-gnu whose compilers
+#                             are here. The folder then is build-TRIPLET, or build-shared-TRIPLET
+#              LLAMA_MARCH    build: the target's instructions, as in armv8.2-a+dotprod. The folder ends in them
+#
+# In every folder but build/, libbinding.a is what the linker has to find first (-L) instead of go-llama.cpp's.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -30,7 +37,9 @@ if [[ -n ${LLAMA_CPP_DIR:-} ]]; then
 		die "LLAMA_CPP_DIR=$LLAMA_CPP_DIR is not a llama.cpp checkout (no include/llama.h)"
 	src=$(cd "$LLAMA_CPP_DIR" && pwd)
 fi
-build=$here/build
+target=${LLAMA_TARGET:-}
+build=$here/build${target:+-$target}${LLAMA_MARCH:+-$LLAMA_MARCH}
+shared=$here/build-shared${target:+-$target}
 jobs=${JOBS:-$(nproc)}
 
 # unpack DIR FILE...: the named files of the pristine source, all of them without a name
@@ -121,6 +130,12 @@ configure() {
 		# relative paths, so that the two builds and two clones share what was compiled
 		export CCACHE_BASEDIR=${here%/*/*}
 	fi
+	if [[ -n $target ]]; then
+		command -v "$target-g++" >/dev/null || die "no compiler for $target: install g++-$target"
+		args+=(-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR="${target%%-*}" -DGGML_NATIVE=OFF
+			-DCMAKE_C_COMPILER="$target-gcc" -DCMAKE_CXX_COMPILER="$target-g++" -DCMAKE_FIND_ROOT_PATH="/usr/$target"
+			-DCMAKE_FIND_ROOT_PATH_MODE_PROGRAM=NEVER)
+	fi
 	# shellcheck disable=SC2206 # LLAMA_CMAKE is a list
 	args+=(${LLAMA_CMAKE:-})
 	if [[ -f $dir/CMakeCache.txt && $(cat "$dir/.configured" 2>/dev/null) == "${args[*]}" ]]; then
@@ -168,16 +183,37 @@ merge() (
 		find . -name '*.a' ! -name $out | sort | sed 's/^/addlib /'
 		echo save
 		echo end
-	} | ar -M
+	} | "${target:+$target-}ar" -M
 	mv $out.tmp $out
 )
 
 build() {
 	fetch
 	apply "$src"
-	configure "$build" -DLLAMA_BUILD_TESTS=OFF -DGGML_OPENMP=OFF
+	local march=()
+	if [[ -n ${LLAMA_MARCH:-} ]]; then
+		march=(-DGGML_NATIVE=OFF -DGGML_CPU_ARM_ARCH="$LLAMA_MARCH")
+	fi
+	configure "$build" -DLLAMA_BUILD_TESTS=OFF -DGGML_OPENMP=OFF "${march[@]}"
 	compile "$build" llama llama-common "$@"
 	merge
+	if [[ $build != "$here/build" ]]; then
+		ln -sf libfedllama.a "$build/libbinding.a"
+	fi
+}
+
+# The libraries find each other in their own folder, wherever that is; the program needs the same $ORIGIN.
+build_shared() {
+	fetch
+	apply "$src"
+	# shellcheck disable=SC2016 # $ORIGIN is the dynamic linker's
+	configure "$shared" -DLLAMA_BUILD_TESTS=OFF -DGGML_OPENMP=OFF -DBUILD_SHARED_LIBS=ON -DGGML_NATIVE=OFF \
+		-DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON \
+		-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON -DCMAKE_INSTALL_RPATH='$ORIGIN'
+	compile "$shared" llama llama-common
+	# a linker script in the place of the archive
+	printf 'INPUT(%s)\n' "$(printf "$shared/bin/%s " libllama-common.so libllama.so libggml.so libggml-base.so)" \
+		>"$shared/libbinding.a"
 }
 
 tests() {
@@ -194,13 +230,14 @@ fetch) fetch ;;
 patch) fetch && apply "$src" ;;
 patch-check) patch_check ;;
 build) build ;;
+shared) build_shared ;;
 test-archs) build test-archs test-codec ;;
 tests)
 	shift
 	tests "$@"
 	;;
 *)
-	sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+	sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
 	exit 2
 	;;
 esac
