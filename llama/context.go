@@ -30,7 +30,8 @@ type Context struct {
 	mu      sync.Mutex
 	ptr     *C.struct_llama_context
 	threads *C.struct_shim_threads
-	outputs int // rows of logits that the last evaluation left
+	inUse   int32 // threads of the next evaluation; 0: all
+	outputs int   // rows of logits that the last evaluation left
 
 	abort  *C.struct_shim_abort
 	hook   *hookState
@@ -191,6 +192,10 @@ func (c *Context) Eval(tokens []fedkv.Token, pos int, outputs int, hook *Hook) e
 	}
 	c.outputs = 0
 	C.shim_abort_set(c.abort, false)
+	if n := c.model.inUse.Load(); n != c.inUse {
+		C.shim_threads_use(c.ptr, C.int32_t(n))
+		c.inUse = n
+	}
 
 	runtime.LockOSThread()
 	status := C.shim_decode(c.ptr, (*C.int32_t)(unsafe.SliceData(tokens)), C.int32_t(len(tokens)), C.int32_t(pos),

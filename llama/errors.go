@@ -12,6 +12,8 @@ var (
 	ErrNotGGUF = errors.New("not a GGUF file")
 	// ErrUnsupported: the model's attention cannot be federated.
 	ErrUnsupported = errors.New("the model cannot be federated")
+	// ErrNoGPU: layers were to be evaluated on a GPU, and this build has no code for one, or the machine has none.
+	ErrNoGPU = errors.New("llama: no GPU that this build can use")
 	// ErrContextFull: no free cell for the tokens.
 	ErrContextFull = errors.New("llama: the context is full")
 	// ErrInterrupted: Interrupt stopped the evaluation.

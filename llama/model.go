@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 	"unsafe"
 
 	golama "github.com/go-skynet/go-llama.cpp"
@@ -24,6 +25,7 @@ type Model struct {
 	path   string
 	params ModelParams
 	shape  fedkv.Shape
+	inUse  atomic.Int32 // threads, see UseThreads; 0: all
 
 	mu       sync.RWMutex // held for writing by Close, for reading while C uses the model
 	binding  *golama.LLama
@@ -35,18 +37,27 @@ type Model struct {
 }
 
 // Load reads the model file at path. It fails with ErrNotGGUF for another kind of file and with ErrUnsupported for a
-// model whose attention cannot be federated.
+// model whose attention cannot be federated, and with ErrNoGPU if there is no GPU for params.GPULayers.
 func Load(path string, params ModelParams) (*Model, error) {
 	if err := checkMagic(path); err != nil {
 		return nil, err
 	}
 	opts := []golama.ModelOption{golama.SetMMap(!params.NoMMap)}
+	if params.GPULayers > 0 {
+		opts = append(opts, golama.SetGPULayers(params.GPULayers))
+	}
 	if params.MLock {
 		opts = append(opts, golama.EnableMLock)
 	}
 	// before, so that the reason of a failure is told once, as an error, and not by llama.cpp on stderr too; and after,
 	// because the binding takes the log over when it loads its first model
 	C.shim_log_init()
+	if err := loadBackends(); err != nil {
+		return nil, err
+	}
+	if params.GPULayers > 0 && !bool(C.llama_supports_gpu_offload()) {
+		return nil, ErrNoGPU
+	}
 	binding, err := golama.New(path, opts...)
 	C.shim_log_init()
 	if err != nil {
@@ -138,8 +149,12 @@ func (m *Model) Shape() fedkv.Shape { return m.shape }
 // Layers is the number of Transformer layers.
 func (m *Model) Layers() int { return len(m.shape.Layers) }
 
-// Threads that an evaluation uses.
+// Threads that an evaluation uses at most.
 func (m *Model) Threads() int { return m.params.threads() }
+
+// UseThreads lets the evaluations that begin from now on, of all contexts, use n threads; at least 1, and at most as
+// many as Threads says. Results may differ in float order.
+func (m *Model) UseThreads(n int) { m.inUse.Store(int32(min(max(n, 1), m.Threads()))) }
 
 // ContextTrain is the number of positions that the model was trained for.
 func (m *Model) ContextTrain() int {

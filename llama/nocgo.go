@@ -35,6 +35,10 @@ func (*Model) ContextTrain() int   { return 0 }
 func (*Model) Vocabulary() int     { return 0 }
 func (*Model) Description() string { return "" }
 
+// Threads is 0, and UseThreads does nothing.
+func (*Model) Threads() int   { return 0 }
+func (*Model) UseThreads(int) {}
+
 // Engine is a Model as participants use it.
 type Engine struct{ *Model }
 

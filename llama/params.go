@@ -6,6 +6,8 @@ import "runtime"
 type ModelParams struct {
 	// Threads that one evaluation uses; 0: one per core of the machine.
 	Threads int
+	// GPULayers are evaluated on a GPU, from the last one downwards, with their part of the caches; 0: none.
+	GPULayers int
 	// MLock keeps the weights from being swapped out.
 	MLock bool
 	// NoMMap reads the weights into memory instead of mapping the file.

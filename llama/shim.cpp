@@ -71,6 +71,18 @@ void shim_log_init(void) {
     llama_log_set(on_log, nullptr);
 }
 
+size_t shim_backends_load(const char * dir) {
+    static std::once_flag once;
+    std::call_once(once, [dir] {
+        // none is registered yet: this build links none in. llama.cpp's own search would take what lies in the working
+        // directory, too, and run it.
+        if (ggml_backend_reg_count() == 0) {
+            ggml_backend_load_all_from_path(dir);
+        }
+    });
+    return ggml_backend_dev_count();
+}
+
 size_t shim_log_take(char * buf, size_t size) {
     while (!last_error.empty() && (last_error.back() == '\n' || last_error.back() == ' ')) {
         last_error.pop_back();
@@ -218,6 +230,10 @@ void shim_threads_free(shim_threads * t) {
         t->free(t->pool);
         delete t;
     }
+}
+
+void shim_threads_use(llama_context * ctx, int32_t n) {
+    llama_set_n_threads(ctx, n, n);
 }
 
 //

@@ -20,6 +20,10 @@ extern "C" {
 // Keeps llama.cpp's log quiet and remembers its last error line of each thread. Idempotent.
 void shim_log_init(void);
 
+// Loads ggml's backends from a folder where they are libraries of their own. Returns the number of devices that can
+// evaluate; 0: there is no backend for this machine. Idempotent.
+size_t shim_backends_load(const char * dir);
+
 // Copies and forgets the calling thread's last error line, at most size - 1 bytes, terminated. Returns its length.
 size_t shim_log_take(char * buf, size_t size);
 
@@ -64,6 +68,9 @@ struct shim_threads;
 
 struct shim_threads * shim_threads_attach(struct llama_context * ctx, int32_t n_threads);
 void                  shim_threads_free(struct shim_threads * t);
+
+// Lets the next evaluations use n of the pool's threads.
+void shim_threads_use(struct llama_context * ctx, int32_t n);
 
 // A flag that stops a running llama_decode from another thread (CPU backends).
 struct shim_abort;
