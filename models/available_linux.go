@@ -22,6 +22,16 @@ func Available() int64 {
 	return free
 }
 
+// Total is how many bytes of memory this machine has, or its control group if that may take less. 0 if it cannot be
+// known.
+func Total() int64 {
+	total := 1024 * field("/proc/meminfo", "MemTotal:")
+	if most := groupBytes("/sys/fs/cgroup/memory.max"); most > 0 && (total == 0 || most < total) {
+		return most
+	}
+	return total
+}
+
 // meminfo is the kernel's MemAvailable in bytes.
 func meminfo(path string) int64 { return 1024 * field(path, "MemAvailable:") }
 

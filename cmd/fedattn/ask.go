@@ -96,7 +96,7 @@ func readRequest(c *cli.Context) (r request, err error) {
 		return r, err
 	}
 	if budget := c.String("budget"); budget != "" {
-		if _, err := parseBytes(budget); err != nil {
+		if _, err := parseBytes("budget", budget); err != nil {
 			return r, err
 		}
 		if c.String("schedule") != autoPreset || c.String("wire") != "" {

@@ -114,7 +114,7 @@ func newApp(args []string, stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		Commands: []*cli.Command{
 			nodeCommand(), askCommand(), verifyCommand(), evalCommand(), analyzeCommand(), calibrateCommand(), inspectCommand(),
 			pullCommand(), modelsCommand(),
-			idCommand(), inviteCommand(), joinCommand(), peersCommand(), receiptsCommand(),
+			idCommand(), inviteCommand(), joinCommand(), peersCommand(), receiptsCommand(), healthCommand(),
 			helpCommand(),
 		},
 		HideHelpCommand:           true,

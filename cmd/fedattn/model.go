@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -29,6 +30,12 @@ func modelFlags() []cli.Flag {
 			EnvVars: []string{"FEDATTN_NO_MEMORY_CHECK"}, Category: modelCategory},
 		&cli.IntFlag{Name: "threads", Aliases: []string{"t"}, Usage: "evaluate the model with `N` threads", DefaultText: "one per core",
 			EnvVars: []string{"FEDATTN_THREADS"}, Category: modelCategory},
+		&cli.IntFlag{Name: "gpu-layers", Aliases: []string{"ngl"}, Usage: "evaluate the last `N` layers on a GPU, 99 for all; needs a build for one",
+			EnvVars: []string{"FEDATTN_GPU_LAYERS"}, Category: modelCategory},
+		&cli.BoolFlag{Name: "mlock", Usage: "keep the model in memory: the system must not swap it out", DisableDefaultText: true,
+			EnvVars: []string{"FEDATTN_MLOCK"}, Category: modelCategory},
+		&cli.StringFlag{Name: "memory", Usage: "take at most `BYTES` for the model and a context, such as 3GB", DefaultText: "what is free",
+			EnvVars: []string{"FEDATTN_MEMORY"}, Category: modelCategory},
 	}
 }
 
@@ -49,7 +56,20 @@ func checkModel(c *cli.Context) error {
 			return usagef("--hf: %v", err)
 		}
 	}
-	return atLeast(c, 0, "threads")
+	if _, err := memoryLimit(c); err != nil {
+		return err
+	}
+	return atLeast(c, 0, "threads", "gpu-layers")
+}
+
+// memoryLimit is how many bytes --memory allows, 0 if it says nothing.
+func memoryLimit(c *cli.Context) (int64, error) {
+	text := c.String("memory")
+	if text == "" {
+		return 0, nil
+	}
+	n, err := parseBytes("memory", text)
+	return int64(min(n, math.MaxInt64/2)), err
 }
 
 // loadEngine loads the model that the flags name.
@@ -86,14 +106,28 @@ func locateModel(c *cli.Context) (string, error) {
 	return source.Find(c.Context, name)
 }
 
-// checkMemory refuses a model that does not fit into the free memory. What is wrong with the file is said by whoever
+// checkMemory refuses a model that does not fit into the free memory, or what --memory allows of it. What is wrong with the file is said by whoever
 // loads it.
 func checkMemory(c *cli.Context, path string) error {
-	if c.Bool("no-memory-check") {
+	limit, err := memoryLimit(c)
+	if err != nil {
+		return err
+	}
+	need, m, err := models.NeedOfFile(path)
+	if err != nil {
 		return nil
 	}
-	need, _, err := models.NeedOfFile(path)
-	if err != nil {
+	if limit > 0 {
+		context := max(1, c.Int("context"))
+		if m.Context > 0 {
+			context = min(context, m.Context)
+		}
+		if at := need.At(context); at > limit {
+			return fmt.Errorf("%s with %d tokens takes %s, --memory allows %s: give a smaller --context, more --memory, or a smaller model",
+				filepath.Base(path), context, bytesText(at), bytesText(limit))
+		}
+	}
+	if c.Bool("no-memory-check") {
 		return nil
 	}
 	if _, err := need.Check(models.Available(), max(1, c.Int("context"))); err != nil {
@@ -103,7 +137,9 @@ func checkMemory(c *cli.Context, path string) error {
 }
 
 func loadFile(c *cli.Context, path string) (*llama.Engine, error) {
-	m, err := llama.Load(path, llama.ModelParams{Threads: c.Int("threads")})
+	m, err := llama.Load(path, llama.ModelParams{
+		Threads: c.Int("threads"), GPULayers: c.Int("gpu-layers"), MLock: c.Bool("mlock"),
+	})
 	if err != nil {
 		return nil, modelError(path, err)
 	}
@@ -127,6 +163,8 @@ func modelError(path string, err error) error {
 	switch {
 	case errors.Is(err, llama.ErrNoEngine):
 		return errors.New("this fedattn was built without an engine: build it with CGO_ENABLED=1")
+	case errors.Is(err, llama.ErrNoGPU):
+		return errors.New("--gpu-layers: this fedattn has no code for a GPU, or there is none: leave it out, or build with LLAMA_CMAKE=-DGGML_CUDA=ON")
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("no such model: %s; %s (make model brings a small one)", path, other)
 	case errors.Is(err, fs.ErrPermission):

@@ -32,7 +32,7 @@ func nodeCommand() *cli.Command {
 			&cli.StringFlag{Name: "listen", Value: defaultListen, Usage: "UDP `ADDRESS` to listen on; only 127.0.0.1 needs no pairing and no --allow",
 				EnvVars: []string{"FEDATTN_LISTEN"}, Category: deviceCategory},
 			&cli.StringFlag{Name: "log-format", Value: "console", Usage: "`FORMAT` of the log: console, json", Category: deviceCategory},
-			nameFlag(), configFlag(),
+			nameFlag(), configFlag(), statusFlag(),
 		),
 		Action: func(c *cli.Context) error {
 			err := runNode(c)
@@ -89,6 +89,7 @@ func runNode(c *cli.Context) error {
 		return err
 	}
 	defer endpoint.Close()
+	health := newCondition(c, deviceName(c), endpoint.Addr(), log)
 	engine, err := loadEngine(c)
 	if err != nil {
 		return err
@@ -128,6 +129,8 @@ func runNode(c *cli.Context) error {
 		Engine: engine, Peers: peers{Endpoint: endpoint, allow: owner.rowsTo}, Owner: owner, Self: self(engine, deviceName(c), fedkv.RoleContributor),
 		ID: string(identity.ID()), Source: source, MaxContext: most, Sessions: c.Int("max-sessions"), OnSession: owner.keep, Log: log,
 	})
+	health.ready(c.Context, engine, source.Tokens())
+	go health.keepCool(c.Context, engine, log)
 	go owner.watch(c.Context, endpoint, log)
 	return contributor.Serve(c.Context)
 }

@@ -148,7 +148,7 @@ var byteUnits = []struct {
 }{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"kB", 1e3}, {"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"B", 1}, {"", 1}}
 
 // parseBytes reads a number of bytes such as 8MB or 500KiB.
-func parseBytes(text string) (float64, error) {
+func parseBytes(flag, text string) (float64, error) {
 	for _, u := range byteUnits {
 		number, ok := strings.CutSuffix(text, u.suffix)
 		if !ok {
@@ -160,13 +160,13 @@ func parseBytes(text string) (float64, error) {
 		}
 		return n * u.bytes, nil
 	}
-	return 0, usagef("--budget %q: must be a number of bytes such as 8MB, 500KiB or 6000000", text)
+	return 0, usagef("--%s %q: must be a number of bytes such as 8MB, 500KiB or 6000000", flag, text)
 }
 
 // withinBudget is the setting in gather that --budget pays for, if the contributors have so many tokens. p is nil if the
 // model has no profile, and anyProfile before one is loaded.
 func withinBudget(c *cli.Context, p *profile.Profile, tokens int) (s profile.Setting, err error) {
-	bytes, err := parseBytes(c.String("budget"))
+	bytes, err := parseBytes("budget", c.String("budget"))
 	switch {
 	case err != nil:
 		return s, err

@@ -129,6 +129,7 @@ func isolated(dir string) []string {
 	return []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + dir,
 		"XDG_CONFIG_HOME=" + filepath.Join(dir, ".config"), "XDG_CACHE_HOME=" + filepath.Join(dir, ".cache"),
+		"XDG_RUNTIME_DIR=" + filepath.Join(dir, ".run"),
 	}
 }
 
