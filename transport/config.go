@@ -148,6 +148,8 @@ const (
 	EventHandshake
 	// EventRefused: an incoming peer proved its identity and was turned away.
 	EventRefused
+	// EventTwin: one identity is in use at two places.
+	EventTwin
 )
 
 // String is the kind's name in lower case.
@@ -159,6 +161,8 @@ func (k EventKind) String() string {
 		return "handshake"
 	case EventRefused:
 		return "refused"
+	case EventTwin:
+		return "twin"
 	}
 	return fmt.Sprintf("event %d", uint8(k))
 }

@@ -236,7 +236,9 @@ func (e *Endpoint) adopt(id ID, conn *quic.Conn, control *quic.Stream) (*Peer, e
 	p := newPeer(e, id, conn, control)
 	e.mu.Lock()
 	closed := e.closed
+	twin := ""
 	if !closed {
+		twin = e.elsewhere(p)
 		e.peers[p] = struct{}{}
 		p.start() // under the lock: Close waits for these goroutines only after it set closed
 	}
@@ -246,7 +248,27 @@ func (e *Endpoint) adopt(id ID, conn *quic.Conn, control *quic.Stream) (*Peer, e
 		e.release(id)
 		return nil, errEndpointClosed()
 	}
+	if twin != "" {
+		e.notify(Event{Kind: EventTwin, Peer: id, Addr: p.Addr(), Text: fmt.Sprintf("peer %s is connected from %s and from %s: "+
+			"it may have moved, or its key is on two devices; if that was not you, remove the peer", id.Short(), twin, p.Addr())})
+	}
 	return p, nil
+}
+
+// elsewhere is another address from which the device of p is connected, empty if there is none; under the lock.
+func (e *Endpoint) elsewhere(p *Peer) string {
+	host := hostOf(p.conn.RemoteAddr())
+	for other := range e.peers {
+		if other.id == p.id && hostOf(other.conn.RemoteAddr()) != host && other.Err() == nil {
+			return other.Addr()
+		}
+	}
+	return ""
+}
+
+func hostOf(a net.Addr) string {
+	host, _, _ := net.SplitHostPort(a.String())
+	return host
 }
 
 // forget ends a dead peer's place here.
