@@ -29,6 +29,7 @@ var anyFile = []rule{
 	{imports: "github.com/fxamacker/cbor", only: []string{"fedkv"}, except: []string{"fedkv/node"}, reason: "only the core knows the encoding of messages"},
 	{imports: "github.com/rs/zerolog", only: []string{"cmd", "fedkv/node"}, reason: "libraries return errors; the runtime and the commands log"},
 	{imports: "github.com/urfave/cli", only: []string{"cmd"}, reason: "flags and exit codes belong to the commands"},
+	{imports: "github.com/brutella/dnssd", only: []string{"transport"}, reason: "where devices are is the transport's matter"},
 	{imports: "github.com/goccy/go-yaml", only: []string{"fedkv/policy"}, reason: "owners write policies, and nothing else is YAML"},
 	{imports: "gonum.org/v1/plot", only: []string{"cmd/figures"}, reason: "figures are of the documentation, not of what people install"},
 }

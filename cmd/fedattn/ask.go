@@ -35,7 +35,7 @@ func askCommand() *cli.Command {
 			"[ prefill | decode | time to first token | peers in the answer / asked | rows received | share of TTFT spent on them ].\n" +
 			"It fails if none of the named peers takes part; who is lost later is left out. With --json, a failure prints no object.\n\n" +
 			scheduleHelp + "\n" + presetHelp,
-		Flags: append(modelFlags(),
+		Flags: append(append(modelFlags(), discoveryFlags(exchange)...),
 			contextFlag("evaluate at most `N` tokens, answer included"),
 			&cli.StringSliceFlag{Name: "peer", Usage: "device to ask: `NAME` of a paired one, all for all of them, or ID@HOST:PORT as its node prints it", Category: exchange},
 			&cli.StringSliceFlag{Name: "doc", Usage: "text `FILE` of this device's own", Category: exchange},
@@ -73,6 +73,7 @@ func askCommand() *cli.Command {
 type request struct {
 	question  string
 	addresses []transport.PeerAddress
+	discovery discovery
 	docs      []node.Document
 	identity  transport.Identity
 	minPeers  int  // throughout; fewer end the session
@@ -102,6 +103,9 @@ func readRequest(c *cli.Context) (r request, err error) {
 		if c.String("schedule") != autoPreset || c.String("wire") != "" {
 			return r, usagef("--budget chooses sync layers and wire types: leave out --schedule and --wire")
 		}
+	}
+	if r.discovery, err = readDiscovery(c); err != nil {
+		return r, err
 	}
 	if r.addresses, err = peerAddresses(c); err != nil {
 		return r, err
@@ -382,10 +386,9 @@ func network(c *cli.Context, r request, wire *wireRecord) (contacts []node.Conta
 		return nil, nil, err
 	}
 	for _, a := range r.addresses {
-		to := node.Address{ID: string(a.ID), HostPort: a.HostPort}
 		reach := peers{Endpoint: endpoint, called: func(transport.ID) string { return a.Name }}
 		contacts = append(contacts, node.Contact{Name: a.Name, Dial: func(ctx context.Context) (node.Link, error) {
-			return wire.tap(reach.Dial(ctx, to))
+			return wire.tap(r.discovery.dial(ctx, reach, a))
 		}})
 	}
 	return contacts, func() { _ = endpoint.Close() }, nil

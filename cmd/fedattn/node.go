@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -23,7 +24,7 @@ func nodeCommand() *cli.Command {
 		Description: "fedattn node -m model.gguf --doc garden.txt --allow ID\n\n" +
 			"Prints the address under which others ask it, ID@HOST:PORT, one line for each of this device's addresses. The log\n" +
 			"on stderr has a line for each question: who asked, how many tokens, layers and bytes went out; never the text.",
-		Flags: append(append(modelFlags(), policyFlags(sharing)...),
+		Flags: append(slices.Concat(modelFlags(), policyFlags(sharing), discoveryFlags(deviceCategory)),
 			contextFlag("evaluate at most `N` tokens for a question"),
 			&cli.StringSliceFlag{Name: "doc", Usage: "text `FILE` to contribute", Category: sharing},
 			&cli.StringSliceFlag{Name: "allow", Usage: "`ID` of a device that may ask, paired or not, and that could recover the text from the rows it gets", Category: sharing},
@@ -56,6 +57,10 @@ func runNode(c *cli.Context) error {
 		return err
 	}
 	terms, err := readPolicy(c)
+	if err != nil {
+		return err
+	}
+	network, err := readDiscovery(c)
 	if err != nil {
 		return err
 	}
@@ -132,6 +137,7 @@ func runNode(c *cli.Context) error {
 	health.ready(c.Context, engine, source.Tokens())
 	go health.keepCool(c.Context, engine, log)
 	go owner.watch(c.Context, endpoint, log)
+	network.announce(c.Context, deviceName(c), identity.ID(), endpoint.Addr(), log)
 	return contributor.Serve(c.Context)
 }
 
@@ -153,9 +159,7 @@ func reachable(addr net.Addr) []string {
 	var v4, v6 []string
 	interfaces, _ := net.Interfaces()
 	for _, i := range interfaces {
-		// bridges of container engines lead nowhere from another device
-		if i.Flags&net.FlagUp == 0 || i.Flags&net.FlagLoopback != 0 || strings.HasPrefix(i.Name, "docker") ||
-			strings.HasPrefix(i.Name, "veth") || strings.HasPrefix(i.Name, "br-") {
+		if i.Flags&net.FlagUp == 0 || i.Flags&net.FlagLoopback != 0 || !transport.UsableInterface(i.Name) {
 			continue
 		}
 		addresses, _ := i.Addrs()

@@ -272,7 +272,7 @@ func namedPeers(c *cli.Context) (list []transport.PeerAddress, err error) {
 		}
 		before := len(list)
 		for _, p := range known {
-			if p.Rights&policy.Contribute != 0 && len(p.Addresses) > 0 {
+			if p.Rights&policy.Contribute != 0 {
 				list = append(list, transport.PeerAddress{ID: p.ID, HostPort: strings.Join(p.Addresses, ","), Name: p.Name})
 			}
 		}
@@ -295,9 +295,6 @@ func namedPeer(text string, known transport.KnownPeers) (transport.PeerAddress, 
 		a, err := transport.ParsePeerAddress(string(p.ID) + "@" + hostPort)
 		a.Name = p.Name
 		return a, err
-	case found && len(p.Addresses) == 0:
-		return transport.PeerAddress{}, fmt.Errorf("no address of %s is known: write %s@HOST:PORT, or keep one with fedattn peers set --address HOST:PORT %s",
-			name, name, name)
 	case found:
 		return transport.PeerAddress{ID: p.ID, HostPort: strings.Join(p.Addresses, ","), Name: p.Name}, nil
 	case elsewhere || strings.Contains(text, ":"):
