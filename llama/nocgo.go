@@ -13,6 +13,9 @@ func Commit() string { return "none" }
 // Without cgo there is no engine: Load says so, and everything else exists so that callers compile. No value of these
 // types can be had.
 
+// GrammarOf fails with ErrNoEngine.
+func GrammarOf(string) (string, error) { return "", ErrNoEngine }
+
 // Model is a loaded GGUF model.
 type Model struct{}
 
@@ -23,7 +26,7 @@ func Load(string, ModelParams) (*Model, error) { return nil, ErrNoEngine }
 func (*Model) Close() error { return nil }
 
 // Frame is a chat template around one user turn.
-type Frame struct{ Prefix, Suffix []fedkv.Token }
+type Frame struct{ Prefix, Suffix, Between []fedkv.Token }
 
 // Frame fails with ErrNoEngine.
 func (*Model) Frame(string) (Frame, error) { return Frame{}, ErrNoEngine }

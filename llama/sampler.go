@@ -52,6 +52,24 @@ func (m *Model) NewSampler(s Sampling) (*Sampler, error) {
 	return &Sampler{ptr: ptr}, nil
 }
 
+// GrammarOf returns the GBNF grammar of what a JSON schema allows, for Sampling.Grammar. It needs no model.
+func GrammarOf(schema string) (string, error) {
+	text := C.CString(schema)
+	defer C.free(unsafe.Pointer(text))
+	var reason errBuf
+	buf := make([]byte, 4096)
+	for {
+		size := C.shim_schema_grammar(text, (*C.char)(bytesPtr(buf)), C.size_t(len(buf)), reason.ptr(), reason.size())
+		switch {
+		case size < 0:
+			return "", fmt.Errorf("llama: the JSON schema cannot be made a grammar: %s", reason.String())
+		case int(size) <= len(buf):
+			return string(buf[:size]), nil
+		}
+		buf = make([]byte, size)
+	}
+}
+
 // Next chooses a token from the last logits of c.
 func (s *Sampler) Next(c *Context) (fedkv.Token, error) {
 	s.mu.Lock()

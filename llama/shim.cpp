@@ -5,6 +5,8 @@
 #include "common.h"
 #include "ggml-backend.h"
 #include "ggml-cpu.h"
+#include "json-schema-to-grammar.h"
+#include "json.h"
 #include "llama.h"
 #include "sampling.h"
 
@@ -149,6 +151,15 @@ int64_t shim_template_apply(const shim_template * t, const char * const * roles,
 struct shim_sampler {
     common_sampler_ptr sampler;
 };
+
+int64_t shim_schema_grammar(const char * schema, char * buf, size_t buf_size, char * err, size_t err_size) {
+    try {
+        return copy_out(json_schema_to_grammar(common_json::parse(schema)), buf, buf_size);
+    } catch (const std::exception & e) {
+        set_error(err, err_size, e.what());
+        return -1;
+    }
+}
 
 shim_sampler * shim_sampler_new(const llama_model * model, const shim_sampling * params, char * err, size_t err_size) {
     try {

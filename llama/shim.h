@@ -54,6 +54,9 @@ struct shim_sampling {
     const char * grammar; // GBNF, NULL for none
 };
 
+// Writes the GBNF grammar of what a JSON schema (terminated) allows into buf.
+int64_t shim_schema_grammar(const char * schema, char * buf, size_t buf_size, char * err, size_t err_size);
+
 struct shim_sampler;
 
 struct shim_sampler * shim_sampler_new(const struct llama_model * model, const struct shim_sampling * params,
