@@ -4,6 +4,7 @@ go 1.26.0
 
 require (
 	github.com/brutella/dnssd v1.2.14
+	github.com/creack/pty v1.1.24
 	github.com/fxamacker/cbor/v2 v2.9.6
 	github.com/go-skynet/go-llama.cpp v0.0.0-20240314183750-6a8041ef6b46
 	github.com/goccy/go-yaml v1.19.2

@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
-	"time"
 	"unicode/utf8"
 
 	"github.com/urfave/cli/v2"
@@ -15,17 +15,12 @@ import (
 	"fedattn/fedkv/node"
 	"fedattn/fedkv/profile"
 	"fedattn/llama"
-	"fedattn/transport"
 )
 
 // maxQuestion bounds, in bytes, a question from stdin.
 const maxQuestion = 1 << 20
 
-// maxFactor is beyond any sensible temperature or penalty, and keeps out what is no number.
-const maxFactor = 100
-
 func askCommand() *cli.Command {
-	const answer, exchange, output = "Answer", "Peers and exchange", "Output"
 	return &cli.Command{
 		Name:      "ask",
 		Usage:     "ask one question over the texts of other devices",
@@ -35,49 +30,16 @@ func askCommand() *cli.Command {
 			"[ prefill | decode | time to first token | peers in the answer / asked | rows received | share of TTFT spent on them ].\n" +
 			"It fails if none of the named peers takes part; who is lost later is left out. With --json, a failure prints no object.\n\n" +
 			scheduleHelp + "\n" + presetHelp,
-		Flags: append(append(modelFlags(), discoveryFlags(exchange)...),
-			contextFlag("evaluate at most `N` tokens, answer included"),
-			&cli.StringSliceFlag{Name: "peer", Usage: "device to ask: `NAME` of a paired one, all for all of them, or ID@HOST:PORT as its node prints it", Category: exchange},
-			&cli.StringSliceFlag{Name: "doc", Usage: "text `FILE` of this device's own", Category: exchange},
-			&cli.StringFlag{Name: "schedule", Value: autoPreset, Usage: "`SCHEDULE` of sync layers, see above", Category: exchange},
-			&cli.StringFlag{Name: "wire", Usage: "`K/V` rows on the wire: " + wireTypes + "; without it those of --schedule", Category: exchange},
-			profileFlag(exchange),
-			&cli.StringFlag{Name: "budget", Usage: "receive at most `BYTES` of rows, such as 8MB, with --schedule auto; --context tokens of the others must fit",
-				Category: exchange},
-			&cli.StringFlag{Name: "positions", Usage: "`WHERE` segments are evaluated: canonical, inplace",
-				DefaultText: "inplace in lockstep only", Category: exchange},
-			&cli.IntFlag{Name: "min-layer", Usage: "exchange no rows before layer `N`; costs quality, protects nothing", Category: exchange},
-			&cli.DurationFlag{Name: "setup-timeout", Value: 10 * time.Second, Usage: "leave out who is not ready after this `TIME`", Category: exchange},
-			&cli.DurationFlag{Name: "timeout", Value: 10 * time.Minute, Usage: "leave out whose rows are not here after this `TIME`", Category: exchange},
-			&cli.BoolFlag{Name: "require-all", Usage: "fail rather than answer without somebody", DisableDefaultText: true, Category: exchange},
-			&cli.IntFlag{Name: "min-peers", Usage: "fail as soon as there are fewer than `N` peers", DefaultText: "1 at the start, or 0 if there is a --doc", Category: exchange},
-			&cli.StringFlag{Name: "system", Usage: "system `PROMPT`; every device evaluates it", Category: answer},
-			&cli.IntFlag{Name: "predict", Aliases: []string{"n"}, Value: 256, Usage: "answer with at most `N` tokens", Category: answer},
-			&cli.Float64Flag{Name: "temp", Usage: "`TEMPERATURE`; 0 always takes the most likely token", Category: answer},
-			&cli.IntFlag{Name: "top-k", Value: 40, Usage: "sample from the `K` most likely tokens", Category: answer},
-			&cli.Float64Flag{Name: "top-p", Value: 0.95, Usage: "sample from the most likely tokens with this `SHARE` of probability", Category: answer},
-			&cli.Float64Flag{Name: "min-p", Value: 0.05, Usage: "sample from tokens with this `SHARE` of the best one's probability", Category: answer},
-			&cli.Float64Flag{Name: "repeat-penalty", Value: 1, Usage: "`PENALTY` of repeated tokens; 1 is none", Category: answer},
-			&cli.IntFlag{Name: "seed", Value: -1, Usage: "`SEED` of sampling; -1 is another one each time", Category: answer},
-			&cli.BoolFlag{Name: "json", Usage: "print one JSON object: answer, stop, federation", DisableDefaultText: true, Category: output},
-			&cli.StringFlag{Name: "record", Usage: "write everything that crosses this device's links to `FILE`, for fedattn inspect", Category: output},
-			&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "a table of the peers and a log of the session on stderr",
-				DisableDefaultText: true, Category: output},
-			nameFlag(), configFlag(),
-		),
+		Flags: slices.Concat(modelFlags(), []cli.Flag{contextFlag("evaluate at most `N` tokens, answer included")}, exchangeFlags(), answerFlags(),
+			outputFlags("print one JSON object: answer, stop, federation"), []cli.Flag{nameFlag(), configFlag()}),
 		Action: runAsk,
 	}
 }
 
 // request is what the command line says, as far as it can be known without the model.
 type request struct {
-	question  string
-	addresses []transport.PeerAddress
-	discovery discovery
-	docs      []node.Document
-	identity  transport.Identity
-	minPeers  int  // throughout; fewer end the session
-	somebody  bool // has to take part at first: otherwise there is nothing to answer from
+	party
+	question string
 }
 
 func readRequest(c *cli.Context) (r request, err error) {
@@ -88,45 +50,8 @@ func readRequest(c *cli.Context) (r request, err error) {
 	if r.question, err = readQuestion(args, c.App.Reader); err != nil {
 		return r, err
 	}
-	if err := first(checkModel(c), atLeast(c, 1, "predict", "context"), atLeast(c, 0, "min-layer", "min-peers", "top-k"),
-		atLeast(c, -1, "seed"), between(c, 0, 1, "top-p", "min-p"), between(c, 0, maxFactor, "temp", "repeat-penalty"),
-		checkTimes(c), checkSetting(c.String("schedule"), c.String("wire"))); err != nil {
-		return r, err
-	}
-	if _, err := readProfile(c); err != nil {
-		return r, err
-	}
-	if budget := c.String("budget"); budget != "" {
-		if _, err := parseBytes("budget", budget); err != nil {
-			return r, err
-		}
-		if c.String("schedule") != autoPreset || c.String("wire") != "" {
-			return r, usagef("--budget chooses sync layers and wire types: leave out --schedule and --wire")
-		}
-	}
-	if r.discovery, err = readDiscovery(c); err != nil {
-		return r, err
-	}
-	if r.addresses, err = peerAddresses(c); err != nil {
-		return r, err
-	}
-	if r.docs, err = readDocuments(c.StringSlice("doc")); err != nil {
-		return r, err
-	}
-	r.minPeers = c.Int("min-peers")
-	r.somebody = !c.IsSet("min-peers") && len(r.addresses) > 0 && len(r.docs) == 0
-	if r.minPeers > len(r.addresses) {
-		return r, usagef("--min-peers %d: only %d are named with --peer", r.minPeers, len(r.addresses))
-	}
-	if r.identity, err = loadIdentity(c); err != nil {
-		return r, err
-	}
-	for _, a := range r.addresses {
-		if a.ID == r.identity.ID() {
-			return r, usagef("--peer %s is this device itself; to try two devices on one machine, give each a --config of its own", a.ID.Short())
-		}
-	}
-	return r, nil
+	r.party, err = readParty(c)
+	return r, err
 }
 
 // readQuestion joins the words; a word - among them is stdin.
@@ -155,33 +80,6 @@ func readQuestion(args []string, stdin io.Reader) (string, error) {
 	return question, nil
 }
 
-func peerAddresses(c *cli.Context) ([]transport.PeerAddress, error) {
-	list, err := namedPeers(c)
-	if err != nil {
-		return nil, err
-	}
-	seen := map[transport.ID]bool{}
-	for _, a := range list {
-		if seen[a.ID] {
-			return nil, usagef("--peer %s is named twice: name each device once", a.ID.Short())
-		}
-		seen[a.ID] = true
-	}
-	if most := fedkv.MaxParticipants - 1; len(list) > most {
-		return nil, usagef("%d peers are named: one question can be asked of %d", len(list), most)
-	}
-	return list, nil
-}
-
-func checkTimes(c *cli.Context) error {
-	for _, name := range []string{"setup-timeout", "timeout"} {
-		if d := c.Duration(name); d <= 0 || d > fedkv.MaxDeadlineMS*time.Millisecond/2 {
-			return usagef("--%s %v: must be more than 0s and at most %v", name, d, fedkv.MaxDeadlineMS*time.Millisecond/2)
-		}
-	}
-	return nil
-}
-
 func runAsk(c *cli.Context) (err error) {
 	r, err := readRequest(c)
 	if err != nil {
@@ -201,13 +99,17 @@ func runAsk(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	choose, release, err := engine.Sampler(sampling(c))
+	chosen, err := sampling(c)
 	if err != nil {
 		return err
 	}
+	choose, release, err := engine.Sampler(chosen.Sampling)
+	if err != nil {
+		return errors.New(engineText(err))
+	}
 	defer release()
 
-	contacts, hangUp, err := network(c, r, wire)
+	contacts, hangUp, err := network(c, r.party, wire)
 	if err != nil {
 		return err
 	}
@@ -254,8 +156,7 @@ func prepare(c *cli.Context, r request, engine *llama.Engine) (q node.Question, 
 		return q, err
 	}
 	if schedules.Regime() == fedkv.Lockstep && len(r.docs) > 0 && len(r.addresses) > 0 {
-		return q, usagef("--doc with --schedule %s: in lockstep the peers would have to reach this device's own documents; "+
-			"use gather, or start a node for them", c.String("schedule"))
+		return q, ownInLockstep(c)
 	}
 	q = node.Question{
 		Engine: engine, Self: self(engine, deviceName(c), fedkv.RolePublisher), ID: string(r.identity.ID()),
@@ -273,6 +174,12 @@ func prepare(c *cli.Context, r request, engine *llama.Engine) (q node.Question, 
 			"shorten it, or change --predict or --context", n, q.Answer, most)
 	}
 	return q, nil
+}
+
+// ownInLockstep is the mistake of own documents where contributors talk to each other.
+func ownInLockstep(c *cli.Context) error {
+	return usagef("--doc with --schedule %s: in lockstep the peers would have to reach this device's own documents; "+
+		"use gather, or start a node for them", c.String("schedule"))
 }
 
 // answerTo decodes the answer and prints it.
@@ -356,42 +263,6 @@ func plan(c *cli.Context, engine *llama.Engine) (s profile.Setting, positions fe
 		}
 	}
 	return s, positions, nil
-}
-
-func sampling(c *cli.Context) llama.Sampling {
-	seed := uint32(c.Int("seed"))
-	if c.Int("seed") < 0 {
-		seed = uint32(time.Now().UnixNano())
-	}
-	return llama.Sampling{
-		Seed: seed, Temperature: float32(c.Float64("temp")), TopK: c.Int("top-k"), TopP: float32(c.Float64("top-p")),
-		MinP: float32(c.Float64("min-p")), RepeatLastN: 64, RepeatPenalty: float32(c.Float64("repeat-penalty")),
-	}
-}
-
-// network opens this device's end of the links to its peers. Nobody may open one to it.
-func network(c *cli.Context, r request, wire *wireRecord) (contacts []node.Contact, hangUp func(), err error) {
-	if len(r.addresses) == 0 {
-		return nil, func() {}, nil
-	}
-	log := newLogger(c, c.Bool("verbose"))
-	endpoint, err := transport.Listen(transport.Config{
-		Identity: r.identity, MaxStaging: memoryShare(),
-		Notify: func(e transport.Event) { log.Debug().Str("peer", string(e.Peer)).Stringer("kind", e.Kind).Msg(e.Text) },
-		Allow: func(transport.ID) error {
-			return fedkv.Errorf(fedkv.CodeForbidden, "this device asks and serves nobody")
-		},
-	})
-	if err != nil {
-		return nil, nil, err
-	}
-	for _, a := range r.addresses {
-		reach := peers{Endpoint: endpoint, called: func(transport.ID) string { return a.Name }}
-		contacts = append(contacts, node.Contact{Name: a.Name, Dial: func(ctx context.Context) (node.Link, error) {
-			return wire.tap(r.discovery.dial(ctx, reach, a))
-		}})
-	}
-	return contacts, func() { _ = endpoint.Close() }, nil
 }
 
 // ownDocuments makes this device's own texts one more contributor, without a network.

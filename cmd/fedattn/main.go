@@ -18,6 +18,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"fedattn/cmd/fedattn/chat"
 	"fedattn/llama"
 )
 
@@ -44,15 +45,16 @@ func main() {
 
 // run is main without the process. The first interrupt ends the command in order, a second one kills the process.
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	signalled, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	defer context.AfterFunc(signalled, stop)()
-	ctx, cancel := context.WithCancel(signalled)
+	signals := listen()
+	defer signals.close()
+	ctx, cancel := context.WithCancel(signals.ctx)
 	defer cancel()
 	out := &output{w: stdout, terminal: onTerminal(stdout), broken: cancel}
 
-	err := execute(ctx, newApp(args, stdin, out, stderr), args)
-	interrupted := signalled.Err() != nil
+	app := newApp(args, stdin, out, stderr)
+	app.Metadata[signalsKey] = signals
+	err := execute(ctx, app, args)
+	interrupted := signals.ctx.Err() != nil || errors.Is(err, chat.ErrInterrupted)
 	var usage usageError
 	switch {
 	case errors.Is(out.failure(), syscall.EPIPE):
@@ -112,7 +114,7 @@ func newApp(args []string, stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		ErrWriter: stderr,
 		Metadata:  map[string]any{rawArguments: args},
 		Commands: []*cli.Command{
-			nodeCommand(), askCommand(), verifyCommand(), evalCommand(), analyzeCommand(), calibrateCommand(), inspectCommand(),
+			nodeCommand(), askCommand(), chatCommand(), verifyCommand(), evalCommand(), analyzeCommand(), calibrateCommand(), inspectCommand(),
 			pullCommand(), modelsCommand(),
 			idCommand(), inviteCommand(), joinCommand(), peersCommand(), receiptsCommand(), healthCommand(),
 			helpCommand(),

@@ -44,6 +44,15 @@ func (o *output) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// escape writes a sequence that the terminal shall obey; elsewhere it does nothing.
+func (o *output) escape(sequence string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.err == nil && o.terminal {
+		_, o.err = io.WriteString(o.w, sequence)
+	}
+}
+
 func (o *output) failure() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -166,6 +166,11 @@ func (t reporter) afterAnswer(r node.Report, verbose bool) {
 	if verbose {
 		t.table(r)
 	}
+	fmt.Fprintln(t.err, t.footer(r))
+}
+
+// footer is a line about an answer.
+func (t reporter) footer(r node.Report) string {
 	rate := func(tokens int, ms float64) float64 {
 		if ms == 0 {
 			return 0
@@ -182,7 +187,7 @@ func (t reporter) afterAnswer(r node.Report, verbose bool) {
 			present++
 		}
 	}
-	fmt.Fprintf(t.err, "[ prefill %d tok %.1f t/s | decode %d tok %.1f t/s | TTFT %.1f s | peers %d/%d | recv %s | sync %.0f %% ]\n",
+	return fmt.Sprintf("[ prefill %d tok %.1f t/s | decode %d tok %.1f t/s | TTFT %.1f s | peers %d/%d | recv %s | sync %.0f %% ]",
 		r.Own, rate(r.Own, r.PrefillMS), r.Decoded, rate(r.Decoded, r.DecodeMS), r.TTFTMS/1000, present, len(t.addresses),
 		bytesText(t.received(r)), share)
 }
@@ -202,5 +207,52 @@ func (t reporter) table(r node.Report) {
 		}
 		rows.AppendRow(table.Row{name, p.Tokens, p.Rows, p.Bytes, fmt.Sprintf("%.0f", p.PrefillMS), fmt.Sprintf("%.0f", p.TransferMS), state})
 	}
+	rows.Render()
+}
+
+// shares is everybody who takes part in a conversation, or should.
+func (t reporter) shares(shares []node.Share) {
+	if len(shares) == 0 {
+		fmt.Fprintln(t.err, "nobody else takes part; --peer names devices when the chat begins")
+		return
+	}
+	rows := newTable(t.err, "peer", "tokens", "rows", "bytes", "prefill ms", "transfer ms", "")
+	for _, s := range shares {
+		name, state := s.Name, s.State.String()
+		if name == "" && t.isPeer(s.PeerReport) {
+			name = t.addresses[s.Origin].ID.Short()
+		}
+		switch {
+		case s.Missing != nil:
+			state = "missing: " + t.why(*s.Missing)
+		case !t.isPeer(s.PeerReport):
+			state += ", this device"
+		}
+		rows.AppendRow(table.Row{name, s.Tokens, s.Rows, s.Bytes, fmt.Sprintf("%.0f", s.PrefillMS), fmt.Sprintf("%.0f", s.TransferMS), state})
+	}
+	rows.Render()
+}
+
+// trace is what an answer waited for, in the order of time.
+func (t reporter) trace(r node.Report) {
+	if r.Started.IsZero() {
+		fmt.Fprintln(t.err, "nothing was answered yet")
+		return
+	}
+	rows := newTable(t.err, "step", "ms", "")
+	step := func(name string, ms float64, format string, args ...any) {
+		rows.AppendRow(table.Row{name, fmt.Sprintf("%.0f", ms), fmt.Sprintf(format, args...)})
+	}
+	step("agree", r.SetupMS, "who takes part, and which tokens are whose")
+	step("wait", r.WaitMS, "for the rows of %s", count(len(r.Peers), "contributor"))
+	for _, p := range r.Peers {
+		if p.Rows > 0 {
+			step("  "+p.Name, p.PrefillMS, "its prefill of %d tokens; then %d rows, %s, in %.0f ms", p.Tokens, p.Rows, bytesText(p.Bytes), p.TransferMS)
+		}
+	}
+	step("place", r.SyncMS, "the rows at the sync layers of this device")
+	step("prefill", r.PrefillMS, "%d own tokens; %d were in the cache, %d of them evaluated again", r.Own, r.Reused, r.Again)
+	step("first token", r.TTFTMS, "after the question")
+	step("decode", r.DecodeMS, "%s, on this device alone", count(r.Decoded, "token"))
 	rows.Render()
 }

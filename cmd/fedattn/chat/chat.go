@@ -65,7 +65,7 @@ type Lines interface {
 	Remember(entry string)
 }
 
-// ErrInterrupted: the user pressed Ctrl-C on an empty line, or twice while an answer came.
+// ErrInterrupted says that the user pressed Ctrl-C on an empty line, or twice while an answer came.
 var ErrInterrupted = errors.New("interrupted")
 
 // Loop is a conversation at a terminal.
