@@ -1,10 +1,8 @@
 package llama
 
-import "runtime"
-
 // ModelParams says how to load a model. The zero value loads it memory-mapped.
 type ModelParams struct {
-	// Threads that one evaluation uses; 0: one per core of the machine.
+	// Threads that one evaluation uses; 0: one for each physical core that this process may use.
 	Threads int
 	// GPULayers are evaluated on a GPU, from the last one downwards, with their part of the caches; 0: none.
 	GPULayers int
@@ -18,7 +16,7 @@ func (p ModelParams) threads() int {
 	if p.Threads > 0 {
 		return p.Threads
 	}
-	return runtime.NumCPU()
+	return defaultThreads()
 }
 
 // Sampling says how tokens are chosen. The zero value is greedy.

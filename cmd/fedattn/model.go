@@ -28,7 +28,7 @@ func modelFlags() []cli.Flag {
 		offlineFlag(),
 		&cli.BoolFlag{Name: "no-memory-check", Usage: "load a model that is larger than the free memory", DisableDefaultText: true,
 			EnvVars: []string{"FEDATTN_NO_MEMORY_CHECK"}, Category: modelCategory},
-		&cli.IntFlag{Name: "threads", Aliases: []string{"t"}, Usage: "evaluate the model with `N` threads", DefaultText: "one per core",
+		&cli.IntFlag{Name: "threads", Aliases: []string{"t"}, Usage: "evaluate the model with `N` threads", DefaultText: "one per physical core",
 			EnvVars: []string{"FEDATTN_THREADS"}, Category: modelCategory},
 		&cli.IntFlag{Name: "gpu-layers", Aliases: []string{"ngl"}, Usage: "evaluate the last `N` layers on a GPU, 99 for all; needs a build for one",
 			EnvVars: []string{"FEDATTN_GPU_LAYERS"}, Category: modelCategory},

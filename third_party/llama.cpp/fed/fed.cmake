@@ -38,3 +38,10 @@ target_link_libraries(test-archs PRIVATE llama llama-common)
 
 add_executable(test-codec EXCLUDE_FROM_ALL ${LLAMA_FED_DIR}/../tests/test-codec.cpp)
 target_link_libraries(test-codec PRIVATE llama)
+
+# What the engine's speed is measured against: llama.cpp's own benchmark on the very library that the engine links.
+if (NOT LLAMA_BUILD_TOOLS)
+    set(LLAMA_BENCH_DIR ${CMAKE_SOURCE_DIR}/tools/llama-bench)
+    add_executable(llama-bench EXCLUDE_FROM_ALL ${LLAMA_BENCH_DIR}/main.cpp ${LLAMA_BENCH_DIR}/llama-bench.cpp)
+    target_link_libraries(llama-bench PRIVATE llama-common llama)
+endif()
