@@ -7,6 +7,7 @@ import "C"
 
 import (
 	"fmt"
+	"slices"
 	"unsafe"
 
 	"fedattn/fedkv"
@@ -82,7 +83,7 @@ func (c *Context) AppendRows(dst []byte, layer int, pos []int32, types fedkv.Wir
 		return dst, err
 	}
 	start := len(dst)
-	dst = append(dst, make([]byte, k+v)...)
+	dst = slices.Grow(dst, k+v)[:start+k+v]
 	rows := dst[start:]
 	status := C.llama_fed_rows_get(c.ptr, C.int32_t(layer), posPtr(pos), C.size_t(len(pos)),
 		C.int32_t(types.K), bytesPtr(rows[:k]), C.size_t(k), C.int32_t(types.V), bytesPtr(rows[k:]), C.size_t(v))

@@ -574,14 +574,15 @@ func (s *contribution) keys(cache Cache, layer, first, n int) ([]float32, error)
 func (s *contribution) sendBlocks(cache Cache, blocks []fedkv.Outgoing) error {
 	for _, b := range blocks {
 		h := b.Header
-		payload := fedkv.AppendBitmap(make([]byte, 0, h.Length), b.Keep)
+		payload := newPayload(h.Length, len(b.To))
+		payload.rows = fedkv.AppendBitmap(payload.rows, b.Keep)
 		if h.Kept > 0 {
 			var err error
-			if payload, err = cache.AppendRows(payload, h.Layer, b.Positions(s.work.At), h.Types); err != nil {
+			if payload.rows, err = cache.AppendRows(payload.rows, h.Layer, b.Positions(s.work.At), h.Types); err != nil {
 				return err
 			}
 		}
-		if err := s.spend(len(b.To), len(payload)); err != nil {
+		if err := s.spend(len(b.To), len(payload.rows)); err != nil {
 			return err
 		}
 		for _, to := range b.To {

@@ -40,7 +40,7 @@ type Link interface {
 	Send(ctx context.Context, m fedkv.Message) error
 	Receive(ctx context.Context) (fedkv.Message, error)
 
-	// SendBlock sends a header and its rows.
+	// SendBlock sends a header and its rows, which the caller may overwrite when it returns.
 	SendBlock(ctx context.Context, h fedkv.BlockHeader, rows []byte) error
 	// AcceptBlock waits for the next block. check decides about the header before anything of the rows is read; what
 	// it refuses is not delivered, and its error is returned. Such errors leave the link usable. The rows are to be

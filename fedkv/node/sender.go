@@ -2,13 +2,40 @@ package node
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"fedattn/fedkv"
 )
 
+// payload is the rows of one block, which several recipients may get. Its memory belongs to another block as soon as
+// all of them have let go of it.
+type payload struct {
+	rows    []byte
+	holders atomic.Int32
+}
+
+var payloads = sync.Pool{New: func() any { return new(payload) }}
+
+// newPayload is an empty one with room for size bytes, to be released by as many holders.
+func newPayload(size, holders int) *payload {
+	p := payloads.Get().(*payload)
+	if cap(p.rows) < size {
+		p.rows = make([]byte, 0, size)
+	}
+	p.rows = p.rows[:0]
+	p.holders.Store(int32(holders))
+	return p
+}
+
+func (p *payload) release() {
+	if p.holders.Add(-1) == 0 {
+		payloads.Put(p)
+	}
+}
+
 type outgoingBlock struct {
 	header fedkv.BlockHeader
-	rows   []byte // K rows, then V rows
+	*payload
 }
 
 // blockSender sends one recipient its blocks in the background, so that rows of a layer leave while later layers
@@ -31,13 +58,16 @@ func (s *contribution) newSender(to int, link Link) *blockSender {
 	return b
 }
 
-func (b *blockSender) put(h fedkv.BlockHeader, rows []byte) {
+// put queues a block and lets go of its payload when it is sent.
+func (b *blockSender) put(h fedkv.BlockHeader, p *payload) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.dropped {
-		b.queue = append(b.queue, outgoingBlock{h, rows})
-		b.poke()
+	if b.dropped {
+		p.release()
+		return
 	}
+	b.queue = append(b.queue, outgoingBlock{h, p})
+	b.poke()
 }
 
 // open gives the sender its link.
@@ -52,6 +82,9 @@ func (b *blockSender) open(link Link) {
 func (b *blockSender) drop() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	for _, block := range b.queue {
+		block.release()
+	}
 	b.queue, b.dropped = nil, true
 }
 
@@ -91,7 +124,9 @@ func (b *blockSender) run() {
 		x.mu.Lock()
 		b.s.bytes += int64(block.header.Length)
 		x.mu.Unlock()
-		if err := link.SendBlock(x.live, block.header, block.rows); err != nil {
+		err := link.SendBlock(x.live, block.header, block.rows)
+		block.release()
+		if err != nil {
 			b.drop()
 			if x.live.Err() == nil {
 				x.lost(b.to, err)

@@ -1,6 +1,7 @@
 package nodetest
 
 import (
+	"bytes"
 	"context"
 	"math/rand/v2"
 	"sync"
@@ -138,6 +139,7 @@ func (s *Scattered) SendBlock(_ context.Context, h fedkv.BlockHeader, rows []byt
 	delay := time.Duration(s.random.Int64N(int64(s.most)))
 	s.mu.Unlock()
 	rows = append([]byte(nil), rows...)
+	rows = bytes.Clone(rows) // the sender may use its memory again
 	time.AfterFunc(delay, func() { _ = s.Link.SendBlock(context.Background(), h, rows) })
 	return nil
 }
