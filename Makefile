@@ -6,6 +6,8 @@
 #            LLAMA_CMAKE='-D…'     further cmake arguments for llama.cpp
 #            CROSSCHECK_TEXT=FILE  what make crosscheck evaluates, at least 256 tokens (a text of the tests)
 #            TESTFLAGS='-run X'    further arguments for go test
+#            N=N                   sessions of make soak (200)
+#            BENCHFLAGS='-runs N'  further arguments for make bench-engine
 #            VERSION=X             the version that the binary reports (git describe)
 
 SHELL       := bash
@@ -90,6 +92,20 @@ test-archs: deps ## tiny models of all architectures: bit-identical to one proce
 .PHONY: test-upstream
 test-upstream: deps model ## llama.cpp's own architecture, cache and state tests on the patched library
 	@third_party/llama.cpp/test-upstream.sh $(MODEL)
+
+N ?= 200
+.PHONY: soak
+soak: lib model ## N=200 sessions in a row on one node: memory, goroutines and descriptors, and what grows
+	@FEDATTN_SOAK=$(N) FEDATTN_TEST_MODEL=$(abspath $(MODEL)) go test -count 1 -timeout 2h -run '^TestSoak$$' -v ./cmd/fedattn
+
+.PHONY: leak-check
+leak-check: deps ## what the C side allocates is freed: LeakSanitizer, and it finds a leak that is planted
+	@third_party/llama.cpp/test-leaks.sh
+
+.PHONY: bench-engine
+bench-engine: lib model ## the engine against llama-bench in pairs, and the rates of rows; BENCHFLAGS='-runs 3'
+	@third_party/llama.cpp/supply.sh bench
+	@go run ./cmd/enginebench -model $(MODEL) -llama-bench third_party/llama.cpp/build/bin/llama-bench $(BENCHFLAGS)
 
 .PHONY: patch-check
 patch-check: tools ## the patch applies to the pristine llama.cpp, and twice is once

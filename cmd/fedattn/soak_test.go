@@ -1,0 +1,242 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"fedattn/fedkv"
+	"fedattn/fedkv/node"
+	"fedattn/llama"
+)
+
+const (
+	soakSessions = 12 // of a test run; make soak N=200 sets FEDATTN_SOAK and takes the real model
+	soakWarmUp   = 4  // after which nothing may grow
+	soakStopped  = 5  // every so many sessions, the asker stops in the middle
+)
+
+// Sessions leave nothing behind, neither at the node that answers them one after the other nor at the asker, which is
+// the same process here: no goroutine, no descriptor, and, where they are many, no memory. Some are stopped while
+// something is evaluated.
+func TestSoak(t *testing.T) {
+	if !haveEngine() {
+		t.Skip("this build has no engine")
+	}
+	sessions, long, path := soakSessions, false, filepath.Join(t.TempDir(), "tiny.gguf")
+	if n, err := strconv.Atoi(os.Getenv("FEDATTN_SOAK")); err == nil && n > 0 {
+		sessions, long, path = n, true, modelPath(t)
+	} else if err := os.WriteFile(path, tinyTransformer(tinyTemplate, 1, tinyContext), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := newSoak(t, path)
+	var usage []resources
+	for i := range sessions {
+		s.session(i%soakStopped == soakStopped-1)
+		usage = append(usage, s.settled(usage))
+		if long && (i+1)%max(1, sessions/20) == 0 {
+			t.Logf("%4d sessions: %v", i+1, usage[i])
+		}
+	}
+	warm := usage[min(soakWarmUp, len(usage))-1]
+	last := usage[len(usage)-1]
+	if last.goroutines > warm.goroutines || last.descriptors > warm.descriptors {
+		t.Errorf("after %d sessions %v, after %d %v", soakWarmUp, warm, sessions, last)
+	}
+	slope := slopeOf(usage[len(usage)/2:])
+	t.Logf("%d sessions: %v; over the second half %+.1f KiB a session", sessions, last, slope)
+	// a session's caches are megabytes; the allocators' own ups and downs are less than this over a hundred sessions
+	if long && sessions >= 100 && slope > 16 {
+		t.Errorf("memory grows by %.1f KiB with every session", slope)
+	}
+}
+
+// resources of this process.
+type resources struct {
+	resident    int // KiB
+	goroutines  int
+	descriptors int
+}
+
+func (r resources) String() string {
+	return fmt.Sprintf("%d KiB, %d goroutines, %d descriptors", r.resident, r.goroutines, r.descriptors)
+}
+
+func measureResources(t *testing.T) resources {
+	t.Helper()
+	statm, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pages, err := strconv.Atoi(strings.Fields(string(statm))[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	descriptors, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resources{pages * os.Getpagesize() >> 10, runtime.NumGoroutine(), len(descriptors)}
+}
+
+// slopeOf is how much memory grows from one session to the next, in KiB, by least squares.
+func slopeOf(usage []resources) float64 {
+	var n, x, y, xx, xy float64
+	for i, u := range usage {
+		at, kib := float64(i), float64(u.resident)
+		n, x, y, xx, xy = n+1, x+at, y+kib, xx+at*at, xy+at*kib
+	}
+	if d := n*xx - x*x; d > 0 {
+		return (n*xy - x*y) / d
+	}
+	return 0
+}
+
+// soak is a node that serves, and an asker.
+type soak struct {
+	t      *testing.T
+	engine *llama.Engine
+	asker  node.Peers
+	to     node.Address
+	over   chan struct{} // one for every session at the node
+}
+
+func newSoak(t *testing.T, path string) *soak {
+	t.Helper()
+	m, err := llama.Load(path, llama.ModelParams{Threads: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = m.Close() })
+	engine, err := llama.NewEngine(m, fedkv.Digest(sha256.Sum256([]byte(path))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	devices, closeAll, err := loopback(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(closeAll)
+	s := &soak{t: t, engine: engine, asker: devices[1].Peers, to: devices[0].Address, over: make(chan struct{}, 1)}
+	c := node.NewContributor(node.ContributorConfig{
+		Engine: engine, Peers: devices[0].Peers, Self: self(engine, "node", fedkv.RoleContributor), ID: devices[0].Address.ID,
+		Source: soakText(s.tokens(60)), MaxContext: 512, Log: zerolog.Nop(),
+		OnSession: func(node.Contribution) { s.over <- struct{}{} },
+	})
+	ctx, stop := context.WithCancel(context.Background())
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		_ = c.Serve(ctx)
+	}()
+	t.Cleanup(func() {
+		stop()
+		<-served
+	})
+	return s
+}
+
+// soakText is a segment of given tokens.
+type soakText []fedkv.Token
+
+func (s soakText) Segment(context.Context, fedkv.Plan) ([]fedkv.Token, error) { return s, nil }
+
+func (s *soak) tokens(n int) []fedkv.Token {
+	tokens := make([]fedkv.Token, n)
+	for i := range tokens {
+		tokens[i] = fedkv.Token((i*37 + 11) % s.engine.Vocabulary())
+	}
+	return tokens
+}
+
+// session asks and has a short answer, or stops when the rows are here and the question is being evaluated.
+func (s *soak) session(stopped bool) {
+	s.t.Helper()
+	layers := len(s.engine.Shape().Layers)
+	schedules, err := fedkv.ParseSchedules("gather", layers)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(s.t.Context())
+	defer stop()
+	own := s.tokens(20)
+	engine := node.Engine(s.engine)
+	if stopped {
+		engine = stopping{s.engine, stop}
+	}
+	session, err := node.Ask(ctx, node.Question{
+		Engine: engine, Self: self(s.engine, "asker", fedkv.RolePublisher), ID: "asker",
+		Contacts: []node.Contact{{Dial: func(ctx context.Context) (node.Link, error) { return s.asker.Dial(ctx, s.to) }}},
+		Prefix:   s.tokens(8), Own: own, Answer: 4, Schedules: schedules, Wire: fedkv.Uniform(fedkv.WireTypes{K: fedkv.Q8_0, V: fedkv.Q4_0}, layers),
+		Positions: fedkv.Canonical, MaxContext: 512, SetupBy: 30 * time.Second, GatherBy: time.Minute, RequireAll: true, Log: zerolog.Nop(),
+	})
+	switch {
+	case stopped:
+		if !errors.Is(err, context.Canceled) {
+			s.t.Fatalf("a stopped session ends with %v", err)
+		}
+	case err != nil:
+		s.t.Fatal(err)
+	default:
+		s.answer(ctx, session)
+	}
+	<-s.over
+}
+
+func (s *soak) answer(ctx context.Context, session *node.Session) {
+	s.t.Helper()
+	sampler, release, err := s.engine.Sampler(llama.Sampling{})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	_, err = session.Generate(ctx, sampler, 4, func([]byte) error { return nil })
+	if err := errors.Join(err, release(), session.Close()); err != nil {
+		s.t.Error(err)
+	}
+}
+
+// stopping is an engine whose user loses patience at the first row that is placed.
+type stopping struct {
+	*llama.Engine
+	stop func()
+}
+
+func (e stopping) Open(spec fedkv.CacheSpec) (node.Cache, error) {
+	c, err := e.Engine.Open(spec)
+	return impatient{c, e.stop}, err
+}
+
+type impatient struct {
+	node.Cache
+	stop func()
+}
+
+func (c impatient) WriteRows(layer int, pos []int32, shift int, types fedkv.WireTypes, rows []byte) error {
+	c.stop()
+	return c.Cache.WriteRows(layer, pos, shift, types, rows)
+}
+
+// settled is what is in use when the session's goroutines have ended: as soon as they are no more than after the
+// session before, or after a second.
+func (s *soak) settled(before []resources) resources {
+	s.t.Helper()
+	for end := time.Now().Add(time.Second); ; time.Sleep(5 * time.Millisecond) {
+		now := measureResources(s.t)
+		if len(before) > 0 && now.goroutines <= before[len(before)-1].goroutines && now.descriptors <= before[len(before)-1].descriptors ||
+			time.Now().After(end) {
+			return now
+		}
+	}
+}
