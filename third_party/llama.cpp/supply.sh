@@ -8,6 +8,7 @@
 #   supply.sh shared        build shared libraries, and with them a CPU backend for every generation of processors, from
 #                           which the running program takes the best, into build-shared/
 #   supply.sh test-archs    build our tests (all of llama.cpp's architectures, the arithmetic of rows) as well, to build/bin/
+#   supply.sh leaks         build what LeakSanitizer watches as well, to build/bin/
 #   supply.sh bench         build llama-bench as well, on the same library, to build/bin/
 #   supply.sh tests NAME…   build some of llama.cpp's own tests on the patched source, to build-tests/bin/
 #
@@ -233,6 +234,7 @@ patch-check) patch_check ;;
 build) build ;;
 shared) build_shared ;;
 test-archs) build test-archs test-codec ;;
+leaks) build test-leaks ;;
 bench) build llama-bench ;;
 tests)
 	shift

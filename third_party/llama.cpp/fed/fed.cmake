@@ -39,6 +39,12 @@ target_link_libraries(test-archs PRIVATE llama llama-common)
 add_executable(test-codec EXCLUDE_FROM_ALL ${LLAMA_FED_DIR}/../tests/test-codec.cpp)
 target_link_libraries(test-codec PRIVATE llama)
 
+# LeakSanitizer replaces malloc in the program that it is linked to; the libraries stay as they are.
+add_executable(test-leaks EXCLUDE_FROM_ALL ${LLAMA_FED_DIR}/../tests/test-leaks.cpp ${LLAMA_FED_DIR}/../tests/oracle.cpp)
+target_include_directories(test-leaks PRIVATE ${CMAKE_SOURCE_DIR}/tests ${CMAKE_SOURCE_DIR}/src)
+target_link_libraries(test-leaks PRIVATE llama llama-common)
+target_link_options(test-leaks PRIVATE -fsanitize=leak)
+
 # What the engine's speed is measured against: llama.cpp's own benchmark on the very library that the engine links.
 if (NOT LLAMA_BUILD_TOOLS)
     set(LLAMA_BENCH_DIR ${CMAKE_SOURCE_DIR}/tools/llama-bench)
