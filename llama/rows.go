@@ -38,6 +38,27 @@ func (c *Context) Mask(first, n int) error {
 	})
 }
 
+// HideRows hides the own tokens at [first, first+len(keep)) that are not kept from all others at a local layer; each still
+// attends to itself. The tokens may be to come; what is hidden is forgotten with its position.
+func (c *Context) HideRows(layer, first int, keep []bool) error {
+	leave, err := c.enter()
+	if err != nil {
+		return err
+	}
+	defer leave()
+	var hidden []int32
+	for i, kept := range keep {
+		if !kept {
+			hidden = append(hidden, int32(first+i))
+		}
+	}
+	if len(hidden) == 0 {
+		return nil
+	}
+	return fedError(fmt.Sprintf("hide %d own rows of layer %d", len(hidden), layer),
+		C.llama_fed_hide_local(c.ptr, C.int32_t(layer), posPtr(hidden), C.size_t(len(hidden))))
+}
+
 func (c *Context) onCells(what string, first, n int, call func(*C.llama_pos, C.size_t) C.int32_t) error {
 	leave, err := c.enter()
 	if err != nil {

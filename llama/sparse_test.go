@@ -173,6 +173,114 @@ func TestUnwrittenRowsAreNotAttendedTo(t *testing.T) {
 	}
 }
 
+// Own rows that are hidden at local layers are as if their tokens had never been there, for later tokens of the same and
+// of other micro-batches; for their own tokens, and at sync layers, nothing changes.
+func TestHiddenOwnRowsAreNotAttendedTo(t *testing.T) {
+	m := model(t)
+	prefix, own := tokens(t, m, 1, 8), tokens(t, m, 2, 12)
+	const hidden = 5 // of the first own tokens
+	at := len(prefix)
+	keep := make([]bool, len(own))
+	for i := range keep {
+		keep[i] = i >= hidden
+	}
+	// run evaluates the first tokens, if they are there at all, and then the others, which go on decoding
+	run := func(sync string, there bool, hide func(c *Context)) (first, later []float32) {
+		c, err := m.NewContext(fedkv.CacheSpec{Sync: schedule(t, m, sync), LocalCells: 256, SyncCells: 256, MicroBatch: 128, Outputs: 12})
+		must(t, err)
+		defer c.Close()
+		must(t, c.Eval(prefix, 0, 0, nil))
+		hide(c)
+		logits := func(n int) (out []float32) {
+			for i := range n {
+				row, err := c.Logits(i)
+				must(t, err)
+				out = append(out, row...)
+			}
+			return out
+		}
+		if there {
+			must(t, c.Eval(own[:hidden], at, hidden, nil))
+			first = logits(hidden)
+		} else {
+			must(t, c.SetNext(at+hidden))
+		}
+		must(t, c.Eval(own[hidden:], at+hidden, len(own)-hidden, nil))
+		later = logits(len(own) - hidden)
+		must(t, c.Eval(own[:1], at+len(own), 1, nil))
+		return first, append(later, logits(1)...)
+	}
+	hide := func(layers string) func(c *Context) {
+		return func(c *Context) {
+			for _, l := range schedule(t, m, layers).Layers() {
+				must(t, c.HideRows(l, at, keep))
+			}
+		}
+	}
+	nothing := func(*Context) {}
+	_, without := run("none", false, nothing)
+	_, all := run("none", true, nothing)
+	if _, got := run("none", true, hide("all")); !equalBits(got, without) {
+		t.Error("hidden rows are attended to")
+	}
+	if equalBits(all, without) {
+		t.Error("the rows make no difference: the test can show nothing")
+	}
+	// at two layers only, and there differently
+	_, two := run("none", true, hide("3,7"))
+	if equalBits(two, all) || equalBits(two, without) {
+		t.Error("hiding at two layers is hiding at none, or at all")
+	}
+	if _, got := run("3,7", true, hide("0-2,4-6,8-")); equalBits(got, without) || equalBits(got, all) {
+		t.Error("two sync layers make no difference")
+	}
+
+	// one micro-batch: a hidden token sees itself and the prefix, as if it stood alone
+	lone := make([]bool, len(own))
+	c, err := m.NewContext(fedkv.CacheSpec{Sync: schedule(t, m, "none"), LocalCells: 256, SyncCells: 256, MicroBatch: 128, Outputs: 12})
+	must(t, err)
+	defer c.Close()
+	must(t, c.Eval(prefix, 0, 0, nil))
+	for l := range m.Layers() {
+		must(t, c.HideRows(l, at, lone))
+	}
+	must(t, c.Eval(own, at, len(own), nil))
+	together := make([][]float32, len(own))
+	for i := range own {
+		together[i], err = c.Logits(i)
+		must(t, err)
+	}
+	for _, i := range []int{0, 4, 11} {
+		alone, err := m.NewContext(fedkv.CacheSpec{Sync: schedule(t, m, "none"), LocalCells: 256, SyncCells: 256, MicroBatch: 128, Outputs: 1})
+		must(t, err)
+		must(t, alone.Eval(prefix, 0, 0, nil))
+		if i > 0 {
+			must(t, alone.SetNext(at+i))
+		}
+		must(t, alone.Eval(own[i:i+1], at+i, 1, nil))
+		want, err := alone.Logits(0)
+		must(t, err)
+		must(t, alone.Close())
+		if d := maxDiff(together[i], want); !(d < 0.25) { // one token and twelve take other kernels
+			t.Errorf("token %d: max |Δ logit| = %g from a token alone", i, d)
+		}
+	}
+	// what has no place is refused
+	for name, err := range map[string]error{
+		"no such layer":     c.HideRows(m.Layers(), at, lone),
+		"more than cells":   c.HideRows(0, at, make([]bool, 257)),
+		"negative position": c.HideRows(0, -1, lone),
+	} {
+		if err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	sync := publisher(t, m, prefix, 4)
+	if err := sync.HideRows(0, at, lone); err == nil {
+		t.Error("rows of a sync layer are hidden")
+	}
+}
+
 func equalBits(a, b []float32) bool {
 	return slices.EqualFunc(a, b, func(x, y float32) bool { return math.Float32bits(x) == math.Float32bits(y) })
 }

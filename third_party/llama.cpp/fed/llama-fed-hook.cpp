@@ -188,3 +188,12 @@ int32_t llama_fed_mask(llama_context * ctx, const llama_pos * pos, size_t n) {
     }
     return llama_fed_guard([&] { return kv->mask(pos, n); });
 }
+
+int32_t llama_fed_hide_local(llama_context * ctx, int32_t il, const llama_pos * pos, size_t n) {
+    llama_fed_caches * kv = llama_fed_cache(ctx);
+    if (!kv) {
+        return LLAMA_FED_E_CONTEXT;
+    }
+    return llama_fed_guard(
+        [&]() -> int32_t { return kv->get_state().in_hook ? LLAMA_FED_E_STATE : kv->hide_local(il, pos, n); });
+}

@@ -18,7 +18,7 @@ const char * llama_fed_strerror(int32_t status) {
         case LLAMA_FED_OK:            return "success";
         case LLAMA_FED_E_ARG:         return "a null pointer, a count of zero, or positions that do not increase";
         case LLAMA_FED_E_CONTEXT:     return "the context is not a federated one";
-        case LLAMA_FED_E_LAYER:       return "no such layer, or not a sync layer";
+        case LLAMA_FED_E_LAYER:       return "no such layer, or not a sync or local layer as it is needed";
         case LLAMA_FED_E_POSITION:    return "a position has no cell, or has one already";
         case LLAMA_FED_E_SIZE:        return "a buffer does not have the length that its rows and type imply";
         case LLAMA_FED_E_TYPE:        return "not a wire type for rows of this length";

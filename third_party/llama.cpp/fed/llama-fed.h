@@ -29,7 +29,7 @@ enum llama_fed_status {
     LLAMA_FED_OK            = 0,
     LLAMA_FED_E_ARG         = -1,  // a null pointer, a count of zero, unsorted or repeated positions
     LLAMA_FED_E_CONTEXT     = -2,  // the context is not a federated one
-    LLAMA_FED_E_LAYER       = -3,  // no such layer, or not a sync layer where one is needed
+    LLAMA_FED_E_LAYER       = -3,  // no such layer, or not a sync or local layer as it is needed
     LLAMA_FED_E_POSITION    = -4,  // a position has no cell, or has one already
     LLAMA_FED_E_SIZE        = -5,  // a buffer's length is not what rows and type imply
     LLAMA_FED_E_TYPE        = -6,  // not a wire type, or the row length is not a multiple of its block
@@ -127,6 +127,10 @@ LLAMA_API int32_t llama_fed_set_hook(struct llama_context * ctx, const uint8_t *
 // [hook] Hides the cells pos[0..n) of the sync cache from the layers still to come in this micro-batch, and frees them.
 // LLAMA_FED_E_STATE outside the hook: there llama_fed_release does the same.
 LLAMA_API int32_t llama_fed_mask(struct llama_context * ctx, const llama_pos * pos, size_t n);
+
+// At local layer il own tokens attend to none of the own tokens at pos[0..n), but each to itself. These tokens may still
+// be to come; it lasts until their positions are forgotten.
+LLAMA_API int32_t llama_fed_hide_local(struct llama_context * ctx, int32_t il, const llama_pos * pos, size_t n);
 
 // Called after layer il with the residual stream that leaves it: rows [n][n_embd] of the tokens at pos[0..n), valid
 // during the call. It may read rows and change nothing. At the model's last layer only tokens whose logits are wanted

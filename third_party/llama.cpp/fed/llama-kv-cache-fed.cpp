@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <stdexcept>
 #include <utility>
 
@@ -237,6 +238,23 @@ int32_t llama_fed_caches::mask(const llama_pos * pos, size_t n) {
     return LLAMA_FED_OK;
 }
 
+int32_t llama_fed_caches::hide_local(int32_t il, const llama_pos * pos, size_t n) {
+    if (il < 0 || (size_t) il >= state->layers.size() || !state->layers[il].k || state->layers[il].sync) {
+        return LLAMA_FED_E_LAYER;
+    }
+    llama_fed_layer & layer = state->layers[il];
+    if (!strictly_increasing(pos, n)) {
+        return LLAMA_FED_E_ARG;
+    }
+    std::vector<llama_pos> all;
+    std::set_union(layer.absent.begin(), layer.absent.end(), pos, pos + n, std::back_inserter(all));
+    if (all.size() > layer.cache->get_size()) {
+        return LLAMA_FED_E_FULL;
+    }
+    layer.absent = std::move(all);
+    return LLAMA_FED_OK;
+}
+
 std::vector<uint32_t> llama_fed_caches::absent_cells(const llama_fed_layer & layer) const {
     std::vector<uint32_t> cells;
     if (!layer.absent.empty()) {
@@ -247,13 +265,13 @@ std::vector<uint32_t> llama_fed_caches::absent_cells(const llama_fed_layer & lay
 
 bool llama_fed_caches::mask_differs(int32_t il) const {
     const llama_fed_layer & layer = state->layers[il];
-    return layer.sync && (!layer.absent.empty() || !state->sync_masks[layer.part].hidden.empty());
+    return !layer.absent.empty() || !state->mask_of(layer).hidden.empty();
 }
 
 void llama_fed_caches::apply_mask(int32_t il) {
     const llama_fed_layer & layer = state->layers[il];
-    llama_fed_mask_state &  mask  = state->sync_masks[layer.part];
-    if (!layer.sync || !mask.tensor || !mask.tensor->buffer) {
+    llama_fed_mask_state &  mask  = state->mask_of(layer);
+    if (!mask.tensor || !mask.tensor->buffer) {
         return;
     }
     std::vector<uint32_t> cells = absent_cells(layer);
@@ -261,8 +279,17 @@ void llama_fed_caches::apply_mask(int32_t il) {
         return;
     }
     keep_full(mask);
+    const size_t         n_kv = (size_t) mask.tensor->ne[0];
     std::vector<uint8_t> data = mask.full;
-    hide_cells(data, (size_t) mask.tensor->ne[0], cells);
+    hide_cells(data, n_kv, cells);
+    for (size_t t = 0; t < state->ubatch_pos.size(); ++t) {
+        const auto   it = std::lower_bound(layer.absent.begin(), layer.absent.end(), state->ubatch_pos[t]);
+        const size_t i  = it - layer.absent.begin();
+        if (i < cells.size() && *it == state->ubatch_pos[t] && cells[i] < n_kv) { // a token attends to itself
+            const size_t at = (t * n_kv + cells[i]) * sizeof(ggml_fp16_t);
+            std::copy_n(mask.full.begin() + at, sizeof(ggml_fp16_t), data.begin() + at);
+        }
+    }
     ggml_backend_tensor_set(mask.tensor, data.data(), 0, data.size());
     mask.hidden = std::move(cells);
 }
@@ -300,14 +327,17 @@ void llama_fed_caches::absent_read(llama_io_read_i & io) {
     for (llama_fed_layer & layer : state->layers) {
         uint32_t n = 0;
         io.read(&n, sizeof(n));
-        if (n > (layer.sync ? layer.cache->get_size() : 0)) {
+        if (n > (layer.k ? layer.cache->get_size() : 0)) {
             throw std::runtime_error("more absent rows than cells");
         }
         layer.absent.resize(n);
         io.read(layer.absent.data(), n * sizeof(llama_pos));
+        if (n > 0 && !strictly_increasing(layer.absent.data(), n)) {
+            throw std::runtime_error("absent rows that are not in order");
+        }
         std::vector<uint32_t> cells;
-        if (n > 0 && find_cells(*layer.cache, layer.absent.data(), n, cells) != LLAMA_FED_OK) {
-            throw std::runtime_error("absent rows without cells");
+        if (n > 0 && layer.sync && find_cells(*layer.cache, layer.absent.data(), n, cells) != LLAMA_FED_OK) {
+            throw std::runtime_error("absent rows without cells"); // own tokens may still be to come
         }
     }
 }
@@ -550,10 +580,13 @@ public:
         return state && (size_t) il < state->layers.size() && state->layers[il].sync;
     }
 
-    void set_sync_masks(ggml_tensor * kq_mask, ggml_tensor * kq_mask_swa) const override {
+    void set_masks(ggml_tensor * local, ggml_tensor * local_swa, ggml_tensor * sync_base,
+                   ggml_tensor * sync_swa) const override {
         if (state) {
-            state->sync_masks[0] = { kq_mask, {}, {} };
-            state->sync_masks[1] = { kq_mask_swa, {}, {} };
+            state->local_masks[0] = { local, {}, {} };
+            state->local_masks[1] = { local_swa, {}, {} };
+            state->sync_masks[0]  = { sync_base, {}, {} };
+            state->sync_masks[1]  = { sync_swa, {}, {} };
         }
     }
 

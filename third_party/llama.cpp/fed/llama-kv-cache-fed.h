@@ -81,16 +81,17 @@ struct llama_fed_layer {
     ggml_tensor *    v     = nullptr; // [n_embd_v, n_cells]
     llama_kv_cache * cache = nullptr;
     bool             sync  = false;
-    size_t           part  = 0; // which of the sync caches, if sync
+    size_t           part  = 0; // which of the sync caches, or of the local ones
     llama_fed_rope   rope;
     llama_fed_heads  heads;
 
-    // Positions of remote cells whose rows of this layer were not written, ascending: the layer attends to none of them.
+    // Positions that the layer attends to none of, ascending; a token attends to itself even so. At a sync layer remote
+    // cells whose rows of this layer were not written, at a local layer what llama_fed_hide_local says.
     std::vector<llama_pos> absent;
 };
 
-// The attention mask of one sync cache in the micro-batch being evaluated. It is the same tensor for all layers of that
-// cache, so it is edited in between where layers differ in what is absent.
+// The attention mask of one cache in the micro-batch being evaluated. It is the same tensor for all layers of that cache,
+// so it is edited in between where layers differ in what is absent.
 struct llama_fed_mask_state {
     ggml_tensor *         tensor = nullptr; // [n_cells, n_tokens] f16
     std::vector<uint8_t>  full;   // as llama.cpp filled it, less what was masked since; empty until it is needed
@@ -143,8 +144,13 @@ struct llama_fed_state {
     llama_fed_home   home;
 
     bool                   in_hook = false;
-    std::vector<llama_pos> ubatch_pos;    // of the micro-batch being evaluated
-    llama_fed_mask_state   sync_masks[2]; // of the same, for each of the sync caches
+    std::vector<llama_pos> ubatch_pos;     // of the micro-batch being evaluated
+    llama_fed_mask_state   local_masks[2]; // of the same, for each of the local caches
+    llama_fed_mask_state   sync_masks[2];  // and of the sync caches
+
+    llama_fed_mask_state & mask_of(const llama_fed_layer & layer) {
+        return (layer.sync ? sync_masks : local_masks)[layer.part];
+    }
 
     // Memory that calls use again, so that a block costs no allocation.
     std::vector<uint32_t> cells; // of the positions of a call
@@ -167,6 +173,7 @@ public:
     int32_t release(const llama_pos * pos, size_t n);
     int32_t set_next_pos(llama_pos pos);
     int32_t mask(const llama_pos * pos, size_t n);
+    int32_t hide_local(int32_t il, const llama_pos * pos, size_t n);
 
     // true if layer il must not attend to all that its mask shows, or the mask hides what the layer may attend to
     bool mask_differs(int32_t il) const;
