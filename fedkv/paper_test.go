@@ -3,6 +3,7 @@ package fedkv_test
 import (
 	"fmt"
 	"math"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -120,7 +121,7 @@ func masked(f fedkvtest.Federation, r *fedkvtest.Result) [][]float64 {
 	return f.Model.Run(stream(f), func(layer, q, k int) bool {
 		to, _ := l.Owner(q)
 		from, _ := l.Owner(k)
-		if !fedkv.Visible(l, f.Schedules, shape, layer, q, k) {
+		if !fedkv.Visible(l, f.Schedules, f.Local, shape, layer, q, k) {
 			return false
 		}
 		segment, foreign := l.Segment(from)
@@ -182,8 +183,43 @@ func TestPaperParticipantsComputeTheMaskedRun(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		f := drawFederation(t)
 		r := run(t, f)
-		sameBits(t, f.Model.Masked(stream(f), r.Settled, f.Schedules), r.Logits)
+		sameBits(t, f.Model.Masked(stream(f), r.Settled, f.Schedules, f.Local), r.Logits)
 	})
+}
+
+// Claim (sparse local attention): at local layers participants attend to some of their own tokens, at sync layers to all;
+// it is one run with that mask, and with a ratio of 1 as if it had not been said.
+func TestPaperSparseLocalAttentionIsTheMaskedRun(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		f := drawFederation(t)
+		spec := rapid.SampledFrom([]string{"random=0.25", "layer-random=0.5:0.75:1", "recent=0.4"}).Draw(t, "local rows")
+		f.Local = localRows(t, spec)
+		f.Local.Seed = rapid.Uint64().Draw(t, "seed")
+		r := run(t, f)
+		sameBits(t, f.Model.Masked(stream(f), r.Settled, f.Schedules, f.Local), r.Logits)
+	})
+	for _, spec := range []string{"gather", "H=2", "lockstep"} {
+		f := federation(t, spec)
+		dense := run(t, f)
+		f.Local = localRows(t, "random=1")
+		sameBits(t, dense.Logits, run(t, f).Logits)
+		f.Local = localRows(t, "random=0.25")
+		sparse := run(t, f)
+		if same := reflect.DeepEqual(dense.Logits, sparse.Logits); same != (spec == "lockstep") {
+			t.Errorf("%s: with and without local rows the same: %v", spec, same)
+		}
+		if sparse.Bytes() != dense.Bytes() {
+			t.Errorf("%s: %d bytes are sent, %d if all local rows are attended to", spec, sparse.Bytes(), dense.Bytes())
+		}
+	}
+}
+
+func localRows(t rapid.TB, spec string) fedkv.RowPolicy {
+	p, err := fedkv.ParseLocalRows(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
 }
 
 // Claim (sparse KV exchange): participants attend to the rows that were sent, at their true positions, whichever
@@ -318,7 +354,7 @@ func TestPaperContributorsStopEarly(t *testing.T) {
 		if diff := cmp.Diff(test.want, r.Attended); diff != "" {
 			t.Errorf("%s: %s", test.spec, diff)
 		}
-		sameBits(t, tiny.Masked(stream(f), r.Settled, f.Schedules), r.Logits)
+		sameBits(t, tiny.Masked(stream(f), r.Settled, f.Schedules, f.Local), r.Logits)
 	}
 }
 
@@ -385,7 +421,7 @@ func TestPaperDecodingIsTheMaskedRunOfALongerSegment(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		sameBits(t, tiny.Masked(append(stream(f), answer...), layout, f.Schedules), got)
+		sameBits(t, tiny.Masked(append(stream(f), answer...), layout, f.Schedules, f.Local), got)
 	}
 }
 
@@ -469,7 +505,7 @@ func TestPaperLostPeerInLockstepIsHiddenFromThenOn(t *testing.T) {
 			hidden := slices.ContainsFunc(r.Hidden, func(h fedkvtest.Hidden) bool {
 				return h.Receiver == to && h.Origin == from && layer >= h.Layer
 			})
-			return !hidden && fedkv.Visible(l, f.Schedules, f.Model.Shape(), layer, q, k)
+			return !hidden && fedkv.Visible(l, f.Schedules, f.Local, f.Model.Shape(), layer, q, k)
 		})
 		sameBits(t, want, r.Logits)
 		if diff := cmp.Diff(r.Committed, r.Settled); diff != "" {

@@ -132,6 +132,16 @@ func ParseRowPolicy(spec string) (RowPolicy, error) {
 	return p, nil
 }
 
+// ParseLocalRows reads which of their own rows participants attend to at local layers: a policy as ParseRowPolicy reads
+// it, the publisher's share the last, of a kind that looks at no keys.
+func ParseLocalRows(spec string) (RowPolicy, error) {
+	p, err := ParseRowPolicy(spec)
+	if err == nil && p.Of(0).NeedsKeys() {
+		return RowPolicy{}, Errorf(CodePlan, "rows %q: what local layers attend to is chosen before there are keys; take random, layer-random, recent or private", spec)
+	}
+	return p, err
+}
+
 // String is the spec that ParseRowPolicy reads.
 func (p RowPolicy) String() string {
 	if p.Kind <= RowsAll {
@@ -265,6 +275,12 @@ func (s Selection) Select(layer, tokens, first, n int, keys []float32, query Que
 		keep = least(draws(s.Seed, tokens), count)
 	}
 	return keep[first : first+n]
+}
+
+// Keeps is Select for one row, by a kind that looks at no keys.
+func (s Selection) Keeps(layer, tokens, row int) bool {
+	keep := s.Select(layer, tokens, row, 1, nil, Query{})
+	return keep == nil || keep[0]
 }
 
 // private keeps count of the rows that the whole session may see: any layer's rows are among them, so that layers

@@ -16,6 +16,7 @@ type Federation struct {
 	Positions fedkv.Positions
 	Wire      fedkv.Wire      // zero: rows cross as they are, and count as f16
 	Rows      fedkv.RowPolicy // which rows contributors send; by any rule but RowsQuery, which needs an engine
+	Local     fedkv.RowPolicy // which of their own rows participants attend to at local layers
 	Prefix    []fedkv.Token
 	Segments  [][]fedkv.Token // in token order, the publisher's last
 
@@ -74,6 +75,7 @@ func (p placed) append(o placed) placed {
 type station struct {
 	model  *Tiny
 	prefix int
+	keeps  func(layer, row int) bool // whether later tokens attend to a row of the own segment
 	pass   *Pass
 	at     []int    // positions of prefix and own tokens
 	rows   []Rows   // by layer, once computed: prefix and own
@@ -81,8 +83,10 @@ type station struct {
 	end    int      // position after the last token
 }
 
-// newStation evaluates own tokens from position at on, after the prefix.
-func newStation(m *Tiny, prefix, own []fedkv.Token, at int) *station {
+// newStation evaluates an origin's tokens from position at on, after the prefix.
+func (r *run) newStation(origin, at int) *station {
+	m, prefix, own := r.Model, r.Prefix, r.Segments[origin]
+	local, sync := r.Local.Of(origin), r.Schedules.Of(origin, len(r.Segments))
 	positions := make([]int, 0, len(prefix)+len(own))
 	for i := range prefix {
 		positions = append(positions, i)
@@ -91,7 +95,9 @@ func newStation(m *Tiny, prefix, own []fedkv.Token, at int) *station {
 		positions = append(positions, at+i)
 	}
 	return &station{
-		model: m, prefix: len(prefix), pass: m.Begin(slices.Concat(prefix, own), positions), at: positions, end: at + len(own),
+		model: m, prefix: len(prefix),
+		keeps: func(layer, row int) bool { return sync.Sync(layer) || local.Keeps(layer, len(own), row) },
+		pass:  m.Begin(slices.Concat(prefix, own), positions), at: positions, end: at + len(own),
 	}
 }
 
@@ -106,13 +112,20 @@ func (s *station) own(layer int) Rows {
 	return s.rows[layer].Slice(s.prefix, len(s.at))
 }
 
+// sees reports whether a token of this station at position q attends to the row at k of prefix, remote or own tokens.
+func (s *station) sees(layer, q, k int) bool {
+	row := k - s.at[s.prefix]
+	own := row >= 0 && row < len(s.at)-s.prefix // not those of an answer, which are all seen
+	return s.model.Reaches(layer, q, k) && (q == k || !own || s.keeps(layer, row))
+}
+
 // attend finishes the next layer: everybody sees what its window reaches, the prefix itself, own tokens the prefix, all
-// remote rows and their own past.
+// remote rows and what is kept of their own past.
 func (s *station) attend(remote placed) {
 	layer := s.pass.Layer()
 	own := placed{s.own(layer), s.at[s.prefix:]}
 	keys := placed{s.rows[layer].Slice(0, s.prefix), s.at[:s.prefix]}.append(remote).append(own)
-	s.pass.Attend(keys.Rows, func(q, k int) bool { return s.model.Reaches(layer, s.at[q], keys.at[k]) })
+	s.pass.Attend(keys.Rows, func(q, k int) bool { return s.sees(layer, s.at[q], keys.at[k]) })
 	s.cache = append(s.cache, keys)
 }
 
@@ -120,7 +133,7 @@ func (s *station) next(token fedkv.Token) []float64 {
 	p := s.model.Begin([]fedkv.Token{token}, []int{s.end})
 	for l := range s.cache {
 		s.cache[l] = s.cache[l].append(placed{p.Rows(), []int{s.end}})
-		p.Attend(s.cache[l].Rows, func(_, k int) bool { return s.model.Reaches(l, s.end, s.cache[l].at[k]) })
+		p.Attend(s.cache[l].Rows, func(_, k int) bool { return s.sees(l, s.end, s.cache[l].at[k]) })
 	}
 	s.end++
 	return p.Logits()[0]
@@ -406,7 +419,7 @@ func (r *run) kill(i int) {
 func (r *run) publish() {
 	own := r.settled.Segments[len(r.settled.Segments)-1]
 	if r.result.publisher == nil {
-		r.result.publisher = newStation(r.Model, r.Prefix, r.Segments[own.Origin], own.Offset)
+		r.result.publisher = r.newStation(own.Origin, own.Offset)
 	}
 	s := r.result.publisher
 	layer := s.pass.Layer()
@@ -544,7 +557,7 @@ func (r *run) drainOnce() {
 			}
 			if out.Start != nil {
 				m.work, m.selection = out.Start, out.Start.Rows
-				m.station = newStation(r.Model, out.Start.Prefix, r.Segments[i], out.Start.At)
+				m.station = r.newStation(i, out.Start.At)
 			}
 			for _, j := range out.Joins {
 				m.joined[j.Origin] = j.Err == nil

@@ -122,9 +122,9 @@ func (t *Tiny) Centralised(tokens []fedkv.Token) [][]float64 {
 
 // Masked is FedAttn as one run with an explicit mask: token q sees token k at a layer if fedkv.Visible says
 // so. It is the logits of every token, [tokens][vocabulary]; tokens are the layout's, prefix first.
-func (t *Tiny) Masked(tokens []fedkv.Token, l fedkv.Layout, s fedkv.Schedules) [][]float64 {
+func (t *Tiny) Masked(tokens []fedkv.Token, l fedkv.Layout, s fedkv.Schedules, local fedkv.RowPolicy) [][]float64 {
 	shape := t.Shape()
-	return t.Run(tokens, func(layer, q, k int) bool { return fedkv.Visible(l, s, shape, layer, q, k) })
+	return t.Run(tokens, func(layer, q, k int) bool { return fedkv.Visible(l, s, local, shape, layer, q, k) })
 }
 
 // Run is the logits of every token under any mask: whether token q sees token k at a layer.
