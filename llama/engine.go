@@ -15,7 +15,11 @@ type Engine struct {
 	fingerprint fedkv.Fingerprint
 }
 
-var _ node.Engine = (*Engine)(nil)
+var (
+	_ node.Engine    = (*Engine)(nil)
+	_ node.Queryable = cache{}
+	_ node.Hiding    = cache{}
+)
 
 // NewEngine makes an engine of a model whose file has the given digest.
 func NewEngine(m *Model, weights fedkv.Digest) (*Engine, error) {

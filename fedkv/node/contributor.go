@@ -46,6 +46,9 @@ type ContributorConfig struct {
 	MaxTokens  int // longest segment that is shared; 0: no limit but MaxContext
 	MaxContext int
 	MinLayer   int // rows of earlier layers stay here
+	// LocalRows is which of the segment's rows its later tokens attend to at local layers, of a kind that looks at no
+	// keys; zero: all. Nobody else needs to know.
+	LocalRows  fedkv.Selection
 	MicroBatch int // in gather; 0: 512. In lockstep a segment is one micro-batch.
 	Sessions   int // evaluated at once; 0: 1
 
@@ -483,6 +486,9 @@ func (s *contribution) evaluate() (kept Cache, err error) {
 	}
 	if err == nil && w.At > len(w.Prefix) {
 		err = cache.SetNext(w.At)
+	}
+	if err == nil {
+		err = thinOut(cache, s.host.cfg.LocalRows, w.Schedules.Contributors, w.At, len(s.tokens))
 	}
 	if err != nil {
 		return nil, err

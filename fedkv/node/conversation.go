@@ -27,6 +27,7 @@ type Chat struct {
 	Schedules  fedkv.Schedules
 	Wire       fedkv.Wire
 	Rows       fedkv.RowPolicy
+	LocalRows  fedkv.Selection // of what is said, whenever several tokens are evaluated
 	Positions  fedkv.Positions
 	MaxContext int // positions, of everything that is said and shared
 	Keep       int // of these, contributors leave so many for what is said; 0: 1024, or half of the context
@@ -117,7 +118,7 @@ func Open(ctx context.Context, chat Chat) (*Conversation, error) {
 
 func newConversation(parent context.Context, chat Chat) *Conversation {
 	c := &Conversation{
-		chat: chat, opened: true, own: 1, answer: 1, talk: newTalk(len(chat.Prefix)),
+		chat: chat, opened: true, own: 1, answer: 1, talk: newTalk(len(chat.Prefix), chat.LocalRows),
 		terms: terms{
 			Engine: chat.Engine, Self: chat.Self, ID: chat.ID, Prefix: chat.Prefix, Schedules: chat.Schedules, Wire: chat.Wire,
 			Rows: chat.Rows, Positions: chat.Positions, SetupBy: chat.SetupBy, GatherBy: chat.GatherBy,

@@ -71,6 +71,13 @@ type Queryable interface {
 	SetQueryHook(hook func(layer, first, n, heads int, rows []float32)) error
 }
 
+// Hiding is a Cache that can hide own rows at local layers. Sparse local attention needs one.
+type Hiding interface {
+	// HideRows hides the own tokens at [first, first+len(keep)) that are not kept from all others at a local layer; each
+	// attends to itself. It is for tokens that are still to be evaluated, and lasts until their positions are forgotten.
+	HideRows(layer, first int, keep []bool) error
+}
+
 // Sampler chooses the next token from a cache's last logits.
 type Sampler interface {
 	Next(Cache) (fedkv.Token, error)

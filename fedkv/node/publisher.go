@@ -33,6 +33,7 @@ type Question struct {
 	Schedules  fedkv.Schedules
 	Wire       fedkv.Wire
 	Rows       fedkv.RowPolicy // which rows contributors send; zero: all
+	LocalRows  fedkv.Selection // which of the own rows others of the segment attend to at local layers, as ContributorConfig's
 	Positions  fedkv.Positions
 	MaxContext int // positions, the answer's included
 
@@ -61,7 +62,7 @@ func Ask(ctx context.Context, q Question) (*Session, error) {
 	q.Outputs = max(1, q.Outputs)
 	c := newConversation(ctx, Chat{
 		Engine: q.Engine, Self: q.Self, ID: q.ID, Contacts: q.Contacts, Prefix: q.Prefix, Schedules: q.Schedules, Wire: q.Wire,
-		Rows: q.Rows, Positions: q.Positions, MaxContext: q.MaxContext, Keep: q.Answer, SetupBy: q.SetupBy,
+		Rows: q.Rows, LocalRows: q.LocalRows, Positions: q.Positions, MaxContext: q.MaxContext, Keep: q.Answer, SetupBy: q.SetupBy,
 		GatherBy: q.GatherBy, RequireAll: q.RequireAll, MinPeers: q.MinPeers, MaxStaging: q.MaxStaging, Log: q.Log,
 	})
 	c.own, c.answer, c.linger = len(q.Own), 0, true

@@ -31,6 +31,63 @@ func mustWire(t *testing.T, s *stage, spec string) fedkv.Wire {
 	return w
 }
 
+func mustLocal(t *testing.T, spec string) fedkv.RowPolicy {
+	t.Helper()
+	p, err := fedkv.ParseLocalRows(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// Sparse local attention: a participant's local layers attend to some of its own rows, however the segment is cut, its
+// sync layers to all; nothing else of the session changes.
+func TestSparseLocalAttentionEqualsTheOracle(t *testing.T) {
+	for _, spec := range specs("gather", "H=2", "contributors=2-;publisher=1-", "lockstep") {
+		for _, rows := range []string{"random=0.5", "layer-random=0.3:1:0.6", "recent=0.4", "private=0.3", "random=1"} {
+			play(t, spec+","+rows, func(t *testing.T) {
+				s := newStage(t, spec, lossy, 9, 4, 11, 5)
+				s.local = mustLocal(t, rows)
+				for _, h := range s.hosts {
+					h.config.MicroBatch = 3
+				}
+				s.open()
+				o := s.mustAsk()
+				s.close()
+				s.check(o)
+				s.quiet()
+				dense := s.oracle(o.report)
+				dense.Local = fedkv.RowPolicy{}
+				if same := equal(dense.Logits(), o.logits); same != (rows == "random=1" || spec == "lockstep") {
+					t.Errorf("as if all own rows were attended to: %v", same)
+				}
+			})
+		}
+	}
+}
+
+// A choice that needs keys, or an engine that cannot leave rows out, ends the session with a sentence.
+func TestLocalRowsThatCannotBe(t *testing.T) {
+	for why, change := range map[string]func(*node.Question){
+		"norm":         func(q *node.Question) { q.LocalRows.Kind = fedkv.RowsNorm },
+		"--local-rows": func(q *node.Question) { q.Engine = blind{q.Engine.(*nodetest.Engine)} },
+	} {
+		play(t, why, func(t *testing.T) {
+			s := newStage(t, "H=2", lossy, 4, 3)
+			s.local = mustLocal(t, "random=0.5")
+			s.open()
+			q := s.question()
+			change(&q)
+			_, err := s.ask(q)
+			s.close()
+			if fedkv.CodeOf(err) != fedkv.CodePlan {
+				t.Fatal(err)
+			}
+			contains(t, err.Error(), why)
+		})
+	}
+}
+
 // Rows that were not selected are not attended to, whoever chose them and wherever the segment was cut.
 func TestSparseSessionsEqualTheOracle(t *testing.T) {
 	for _, spec := range specs("gather", "lockstep", "contributors=2-;publisher=1-") {
@@ -300,6 +357,7 @@ func TestWhateverIsSentTheAnswerIsTheOracles(t *testing.T) {
 				s.rows = mustRows(t, spec+pick("0.3", "0.05", "0.2:0.33"))
 				thinned++
 			}
+			s.local = mustLocal(t, []string{"all", "random=0.5", "layer-random=0.3:0.7", "recent=0.5:1"}[seed%4])
 			for _, h := range s.hosts {
 				h.config.MicroBatch = 1 + r.IntN(5)
 				h.engine.LayerTime = time.Duration(r.IntN(300)) * time.Millisecond

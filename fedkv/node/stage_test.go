@@ -42,6 +42,7 @@ type stage struct {
 	schedules fedkv.Schedules
 	wire      fedkv.Wire
 	rows      fedkv.RowPolicy
+	local     fedkv.RowPolicy // of everybody's local layers
 	positions fedkv.Positions
 
 	network *node.Memory
@@ -161,7 +162,8 @@ func (s *stage) join(id string) node.Peers {
 
 // open lets everybody serve.
 func (s *stage) open() {
-	for _, h := range s.hosts {
+	for i, h := range s.hosts {
+		h.config.LocalRows = s.local.Of(i)
 		h.serve(s.join(h.id))
 	}
 	s.t.Cleanup(func() { // for a test that fails in the middle
@@ -216,7 +218,7 @@ func (h *host) kill() {
 func (s *stage) question() node.Question {
 	q := node.Question{
 		Engine: s.engine, Self: s.engine.Hello("publisher", fedkv.RolePublisher), ID: "publisher",
-		Prefix: s.prefix, Own: s.segments[len(s.segments)-1], Schedules: s.schedules, Wire: s.wire, Rows: s.rows,
+		Prefix: s.prefix, Own: s.segments[len(s.segments)-1], Schedules: s.schedules, Wire: s.wire, Rows: s.rows, LocalRows: s.local.Of(len(s.hosts)),
 		Positions: s.positions, MaxContext: 1000, Outputs: len(s.segments[len(s.segments)-1]),
 		SetupBy: setupBy, GatherBy: gatherBy, Log: s.log.logger(),
 	}
@@ -366,7 +368,7 @@ func (h *host) contributions() []node.Contribution {
 // oracle is what the logits have to be, given who was missing from when on. To be called after close.
 func (s *stage) oracle(r node.Report) nodetest.Oracle {
 	o := nodetest.Oracle{
-		Engine: s.engine, Prefix: s.prefix, Segments: s.segments, Schedules: s.schedules, Wire: s.wire, Rows: s.rows,
+		Engine: s.engine, Prefix: s.prefix, Segments: s.segments, Schedules: s.schedules, Wire: s.wire, Rows: s.rows, Local: s.local,
 		Positions: s.positions, Layout: &r.Layout,
 	}
 	for _, h := range s.hosts {

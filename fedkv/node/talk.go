@@ -16,7 +16,8 @@ type talk struct {
 	cache  Cache
 	sync   fedkv.Schedule
 	prefix int
-	local  int // cells of a local layer
+	local  int             // cells of a local layer
+	thin   fedkv.Selection // which rows of tokens that are evaluated together local layers attend to
 
 	tokens []fedkv.Token // everything that was said
 	done   int           // so many of them are evaluated
@@ -30,7 +31,9 @@ type talk struct {
 // run is own tokens [first, the next run's first) at positions from at on.
 type run struct{ first, at int }
 
-func newTalk(prefix int) talk { return talk{prefix: prefix, next: prefix, stale: math.MaxInt} }
+func newTalk(prefix int, localRows fedkv.Selection) talk {
+	return talk{prefix: prefix, thin: localRows, next: prefix, stale: math.MaxInt}
+}
 
 // waiting is how many tokens are said and not evaluated.
 func (t *talk) waiting() int { return len(t.tokens) - t.done }
@@ -73,6 +76,9 @@ func (t *talk) evalAt(ctx context.Context, tokens []fedkv.Token, at, outputs int
 		return context.Cause(ctx)
 	}
 	defer interruptAfter(ctx, t.cache)()
+	if err := thinOut(t.cache, t.thin, t.sync, at, len(tokens)); err != nil {
+		return err
+	}
 	if err := t.cache.Eval(tokens, at, outputs, hook); err != nil {
 		return evalError(ctx, "the question", err)
 	}

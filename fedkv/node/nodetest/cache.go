@@ -40,6 +40,7 @@ type cache struct {
 	layers      []map[int]cell // by layer and position
 	turned      []bool         // by layer: its rotation is known, since a pass came through
 	logits      [][]float32
+	hidden      []map[int]bool // by layer: own positions that only their own token attends to
 	output      func(layer, first, n int, rows []float32)
 	query       func(layer, first, n, heads int, rows []float32)
 }
@@ -120,6 +121,24 @@ func (c *cache) SetNext(pos int) error {
 	return nil
 }
 
+// HideRows hides own rows that are not kept from other tokens at a local layer.
+func (c *cache) HideRows(layer, first int, keep []bool) error {
+	leave, err := c.outside()
+	if err != nil {
+		return err
+	}
+	defer leave()
+	if c.plain || layer < 0 || layer >= len(c.hidden) || c.spec.Sync.Sync(layer) {
+		return fmt.Errorf("nodetest: hide rows of layer %d: %w", layer, ErrState)
+	}
+	for i, kept := range keep {
+		if !kept {
+			c.hidden[layer][first+i] = true
+		}
+	}
+	return nil
+}
+
 // Eval runs tokens through the layers in micro-batches.
 func (c *cache) Eval(tokens []fedkv.Token, pos, outputs int, hook *node.Hook) error {
 	leave, err := c.outside()
@@ -195,7 +214,9 @@ func (c *cache) microBatch(tokens []fedkv.Token, pos int, hook *node.Hook) (*fed
 		}
 		c.look(layer, pos, pass)
 		at, rows := c.keys(layer)
-		pass.Attend(rows, func(q, k int) bool { return c.engine.Model.Reaches(layer, positions[q], at[k]) })
+		pass.Attend(rows, func(q, k int) bool {
+			return c.engine.Model.Reaches(layer, positions[q], at[k]) && (positions[q] == at[k] || !c.hidden[layer][at[k]])
+		})
 		c.show(layer, pos, pass.Hidden())
 	}
 	return pass, nil

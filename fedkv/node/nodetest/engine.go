@@ -128,10 +128,11 @@ func (e *Engine) newCache(spec fedkv.CacheSpec, plain bool) (node.Cache, error) 
 	c := &cache{
 		engine: e, spec: spec, plain: plain, floor: -1,
 		own: map[int]bool{}, remote: map[int]bool{}, layers: make([]map[int]cell, e.Model.Layers),
+		hidden: make([]map[int]bool, e.Model.Layers),
 		turned: make([]bool, e.Model.Layers), wake: make(chan struct{}, 1),
 	}
 	for l := range c.layers {
-		c.layers[l] = map[int]cell{}
+		c.layers[l], c.hidden[l] = map[int]cell{}, map[int]bool{}
 	}
 	return c, nil
 }

@@ -112,7 +112,7 @@ func TestOracleIsTheMaskedTransformerUpToFloat16(t *testing.T) {
 			Engine: e, Prefix: text[:2], Segments: [][]fedkv.Token{text[2:5], text[5:8], text[8:]},
 			Schedules: schedules(t, spec), Wire: fedkv.Uniform(f16, 6), Positions: fedkv.InPlace,
 		}
-		want := e.Model.Masked(text, o.layout(), o.Schedules)[8:]
+		want := e.Model.Masked(text, o.layout(), o.Schedules, o.Local)[8:]
 		for i, row := range o.Logits() {
 			for j, v := range row {
 				if d := math.Abs(float64(v) - want[i][j]); d > 0.02 {

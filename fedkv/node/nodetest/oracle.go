@@ -17,6 +17,7 @@ type Oracle struct {
 	Schedules fedkv.Schedules
 	Wire      fedkv.Wire
 	Rows      fedkv.RowPolicy
+	Local     fedkv.RowPolicy // which of their own rows participants attend to at local layers
 	Positions fedkv.Positions
 
 	// Batches is the contributors' micro-batches, by origin: rows are selected, and centred, among those of one. 0, or
@@ -214,14 +215,14 @@ func (o Oracle) blocks(l fedkv.Layout, layer, rank int, rows span) (list []span)
 func (o Oracle) seesOwn(l fedkv.Layout, layer, q, k int) bool {
 	to, _ := l.Owner(q)
 	from, _ := l.Owner(k)
-	return (from == -1 || from == to) && fedkv.Visible(l, o.Schedules, fedkv.Shape{}, layer, q, k)
+	return (from == -1 || from == to) && fedkv.Visible(l, o.Schedules, o.Local, fedkv.Shape{}, layer, q, k)
 }
 
 // seesForeign reports whether the token at position q attends to the one at k, which belongs to somebody else.
 func (o Oracle) seesForeign(l fedkv.Layout, layer, q, k int) bool {
 	to, _ := l.Owner(q)
 	from, _ := l.Owner(k)
-	if from == -1 || from == to || !fedkv.Visible(l, o.Schedules, o.Engine.Shape(), layer, q, k) {
+	if from == -1 || from == to || !fedkv.Visible(l, o.Schedules, o.Local, o.Engine.Shape(), layer, q, k) {
 		return false
 	}
 	return !slices.ContainsFunc(o.Hidden, func(h fedkvtest.Hidden) bool {

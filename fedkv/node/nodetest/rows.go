@@ -239,6 +239,9 @@ func (c *cache) Truncate(pos int) error {
 	late := func(p int, _ bool) bool { return p >= pos }
 	maps.DeleteFunc(c.own, late)
 	maps.DeleteFunc(c.remote, late)
+	for _, hidden := range c.hidden {
+		maps.DeleteFunc(hidden, late)
+	}
 	for _, cells := range c.layers {
 		maps.DeleteFunc(cells, func(p int, _ cell) bool { return p >= pos })
 	}
