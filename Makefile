@@ -75,11 +75,11 @@ crosscheck = PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=.ci/tools/crosscheck python3 f
 crosscheck: build model .ci/tools/crosscheck/installed ## sessions against a forward pass in numpy, whole distributions
 	@runs=$$(mktemp -d); trap 'rm -rf "$$runs"' EXIT; i=0; \
 	schedules=$$($(crosscheck) schedules); \
-	while IFS= read -r schedule; do \
-		run=$$runs/$$((i += 1))-$${schedule//[;=]/_}; \
-		echo "fedattn eval --schedule '$$schedule'"; \
+	while read -r schedule local; do \
+		run=$$runs/$$((i += 1))-$${schedule//[;=]/_}-$${local//[:=]/_}; \
+		echo "fedattn eval --schedule '$$schedule' --local-rows $$local"; \
 		bin/fedattn eval --model $(MODEL) --text $(CROSSCHECK_TEXT) --tokens 256 --prefix-tokens 16 --publisher-tokens 64 \
-			--participants 4 --schedule "$$schedule" --wire f16 --positions inplace --format jsonl \
+			--participants 4 --schedule "$$schedule" --local-rows "$$local" --wire f16 --positions inplace --format jsonl \
 			--logits-out "$$run.npy" --tokens-out "$$run.json" >/dev/null; \
 	done <<<"$$schedules"; \
 	echo 'numpy'; \

@@ -39,13 +39,20 @@ type crosscheck struct {
 	ModelSHA256 string `json:"model_sha256"`
 	Tokens      []fedkv.Token
 	Bounds      []int // prefix length, starts of segments 2 to N, length of all
-	Schedules   []struct {
-		Name                    string
-		Contributors, Publisher []int // sync layers
-	}
-	engine *llama.Engine
-	bench  lab.Bench
+	Seed        uint64
+	Schedules   []crosscheckCase
+	engine      *llama.Engine
+	bench       lab.Bench
 }
+
+// crosscheckCase is one that numpy computed.
+type crosscheckCase struct {
+	Name                    string
+	Contributors, Publisher []int  // sync layers
+	LocalRows               string `json:"local_rows"`
+}
+
+func (c crosscheckCase) String() string { return c.Name + ", local rows " + c.LocalRows }
 
 // newCrosscheck loads the stream of this name, and the model file that its vectors were computed with.
 func newCrosscheck(t *testing.T, name, model string) *crosscheck {
@@ -58,7 +65,7 @@ func newCrosscheck(t *testing.T, name, model string) *crosscheck {
 	if err := json.Unmarshal(content, &c); err != nil {
 		t.Fatal(err)
 	}
-	if len(c.Schedules) != 8 || len(c.Bounds) < 4 || c.Bounds[len(c.Bounds)-1] != len(c.Tokens) {
+	if len(c.Schedules) != 9 || len(c.Bounds) < 4 || c.Bounds[len(c.Bounds)-1] != len(c.Tokens) {
 		t.Fatalf("%s.json has %d schedules, and bounds %v for %d tokens", name, len(c.Schedules), c.Bounds, len(c.Tokens))
 	}
 	digest, err := models.Digest(t.Context(), model, "")
@@ -109,11 +116,11 @@ func (c *crosscheck) schedules(t *testing.T, i int) fedkv.Schedules {
 }
 
 // run takes the stream through a session and returns the publisher's logits, [own tokens][vocabulary].
-func (c *crosscheck) run(t *testing.T, s fedkv.Schedules) []float32 {
+func (c *crosscheck) run(t *testing.T, s fedkv.Schedules, localRows string) []float32 {
 	t.Helper()
 	r, err := c.bench.Run(t.Context(), lab.Case{
 		Participants: len(c.Bounds) - 1, Contributors: s.Contributors.String(), Publisher: s.Publisher.String(),
-		WireK: "f16", WireV: "f16", Rows: lab.AllRows, Positions: "inplace",
+		WireK: "f16", WireV: "f16", Rows: lab.AllRows, LocalRows: localRows, Positions: "inplace", Seed: c.Seed,
 	}, c.prompt())
 	if err != nil {
 		t.Fatalf("%v: %v", s, err)
@@ -150,33 +157,33 @@ func TestCrosscheckTiny(t *testing.T) {
 
 	for i, want := range c.Schedules {
 		s := c.schedules(t, i)
-		run := c.run(t, s)
+		run := c.run(t, s, want.LocalRows)
 		for j, other := range c.Schedules {
 			got := kl(j, run)
 			if i != j {
 				if !(got > wrong) {
-					t.Errorf("%s passes for %s: mean KL %g", want.Name, other.Name, got)
+					t.Errorf("%v passes for %v: mean KL %g", want, other, got)
 				}
 				continue
 			}
-			t.Logf("%s: mean KL %.2g", want.Name, got)
+			t.Logf("%v: mean KL %.2g", want, got)
 			if !(got <= crosscheckTinyLimit) {
-				t.Errorf("%s: mean KL %g, at most %g", want.Name, got, crosscheckTinyLimit)
+				t.Errorf("%v: mean KL %g, at most %g", want, got, crosscheckTinyLimit)
 			}
 		}
 		for layer := range s.Publisher.Len() {
 			off := s
 			off.Publisher = flipped(t, s.Publisher, layer)
-			if got := kl(i, c.run(t, off)); !(got > wrong) {
-				t.Errorf("%s with the publisher's layer %d wrong: mean KL %g", want.Name, layer, got)
+			if got := kl(i, c.run(t, off, want.LocalRows)); !(got > wrong) {
+				t.Errorf("%v with the publisher's layer %d wrong: mean KL %g", want, layer, got)
 			}
 			if layer >= s.Publisher.Last() {
 				continue // the publisher receives nothing that depends on it
 			}
 			off = s
 			off.Contributors = flipped(t, s.Contributors, layer)
-			if got := kl(i, c.run(t, off)); !(got > wrong) {
-				t.Errorf("%s with the contributors' layer %d wrong: mean KL %g", want.Name, layer, got)
+			if got := kl(i, c.run(t, off, want.LocalRows)); !(got > wrong) {
+				t.Errorf("%v with the contributors' layer %d wrong: mean KL %g", want, layer, got)
 			}
 		}
 	}
@@ -188,7 +195,7 @@ func TestCrosscheckTiny(t *testing.T) {
 		}
 		for i, want := range c.Schedules {
 			if got := kl(i, one); (want.Name == "all") != (got <= crosscheckTinyLimit) {
-				t.Errorf("one process (same batches: %v) against %s: mean KL %g", sameBatches, want.Name, got)
+				t.Errorf("one process (same batches: %v) against %v: mean KL %g", sameBatches, want, got)
 			}
 		}
 	}
@@ -228,25 +235,25 @@ func TestCrosscheckModel(t *testing.T) {
 	per := shape[1] * shape[2]
 	for i, want := range c.Schedules {
 		var run [][]float64 // next-token probabilities
-		for logits := range slices.Chunk(c.run(t, c.schedules(t, i)), c.engine.Vocabulary()) {
+		for logits := range slices.Chunk(c.run(t, c.schedules(t, i), want.LocalRows), c.engine.Vocabulary()) {
 			run = append(run, softmax(logits))
 		}
 		nearest := math.Inf(1)
 		for j, other := range c.Schedules {
 			got := partitionKL(run, top[j*per:(j+1)*per], logprobs[j*per:(j+1)*per])
 			if i == j {
-				t.Logf("%s: mean KL %.2g", want.Name, got)
+				t.Logf("%v: mean KL %.2g", want, got)
 				if !(got <= crosscheckModelLimit) {
-					t.Errorf("%s: mean KL %g, at most %g", want.Name, got, crosscheckModelLimit)
+					t.Errorf("%v: mean KL %g, at most %g", want, got, crosscheckModelLimit)
 				}
 				continue
 			}
 			nearest = min(nearest, got)
 			if !(got > crosscheckModelLimit) {
-				t.Errorf("%s passes for %s: mean KL %g", want.Name, other.Name, got)
+				t.Errorf("%v passes for %v: mean KL %g", want, other, got)
 			}
 		}
-		t.Logf("%s: mean KL from the nearest other schedule %.2g", want.Name, nearest)
+		t.Logf("%v: mean KL from the nearest other schedule %.2g", want, nearest)
 	}
 }
 

@@ -20,6 +20,8 @@ from model import Model
 # Settings with which participants compute what the masked run computes, but for rounding.
 EXACT = {"wire_k": "f16", "wire_v": "f16", "rows": "all", "positions": "inplace"}
 
+SEED = 1  # of the local rows in the vectors
+
 
 def log_softmax(logits):
     x = logits.astype(np.float64)
@@ -33,18 +35,20 @@ def divergence(logits, run):
     return (np.exp(p) * (p - q)).sum(axis=-1)
 
 
-def publisher_logits(model, tokens, bounds, contributors, publisher):
+def publisher_logits(model, tokens, bounds, contributors, publisher, local_rows, seed):
     """The publisher's logits, float64 [tokens of the publisher][vocabulary]."""
     if len(tokens) != bounds[-1]:
         raise ValueError(f"{len(tokens)} tokens, and bounds {bounds}")
     if bad := [layer for layer in [*contributors, *publisher] if not 0 <= layer < model.layers]:
         raise ValueError(f"layers {bad} of a model that has {model.layers}")
     contributors, publisher = set(contributors), set(publisher)
-    return model.logits(tokens, lambda layer: attention.mask(layer, bounds, contributors, publisher), bounds[-2])
+    stay = attention.kept(bounds, local_rows, seed)
+    return model.logits(tokens, lambda layer: attention.mask(layer, bounds, contributors, publisher, stay), bounds[-2])
 
 
 def run_logits(model, run):
-    return publisher_logits(model, run["tokens"], run["bounds"], run["contributors"], run["publisher"])
+    local_rows, seed = run.get("local_rows", "all"), run.get("seed", 0)
+    return publisher_logits(model, run["tokens"], run["bounds"], run["contributors"], run["publisher"], local_rows, seed)
 
 
 def logits(args):
@@ -77,7 +81,7 @@ def vectors(args):
     stream = json.loads(args.stream.read_text())
     tokens, bounds = stream["tokens"], stream["bounds"]
     schedules = attention.schedules(model.layers)
-    out = np.stack([publisher_logits(model, tokens, bounds, c, p) for _, c, p in schedules])
+    out = np.stack([publisher_logits(model, tokens, bounds, c, p, local, SEED) for _, c, p, local in schedules])
     if args.top is None:
         np.save(args.stream.with_suffix(".npy"), out.astype(np.float32))
     else:
@@ -90,7 +94,8 @@ def vectors(args):
         "model_sha256": hashlib.sha256(pathlib.Path(args.model).read_bytes()).hexdigest(),
         "tokens": tokens,
         "bounds": bounds,
-        "schedules": [{"name": n, "contributors": c, "publisher": p} for n, c, p in schedules],
+        "seed": SEED,
+        "schedules": [{"name": n, "contributors": c, "publisher": p, "local_rows": r} for n, c, p, r in schedules],
     }
     lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in fields.items())
     args.stream.write_text("{" + lines + "}\n")
@@ -118,8 +123,8 @@ def main():
     c.add_argument("model", metavar="MODEL.gguf")
     c.add_argument("runs", metavar="RUN.npy", nargs="+", type=pathlib.Path)
 
-    c = command("schedules", lambda args: print(*(name for name, _, _ in attention.schedules(4)), sep="\n"),
-                "list the schedules that are cross-checked")
+    c = command("schedules", lambda args: print(*(f"{name} {local}" for name, _, _, local in attention.schedules(4)), sep="\n"),
+                "list the schedules that are cross-checked, with the rows of local layers")
 
     c = command("vectors", vectors, "write the expected values of the Go test")
     c.add_argument("--top", type=int, metavar="K", help="keep the K most likely tokens, not all logits")
