@@ -161,7 +161,7 @@ func prepare(c *cli.Context, r request, engine *llama.Engine) (q node.Question, 
 	q = node.Question{
 		Engine: engine, Self: self(engine, deviceName(c), fedkv.RolePublisher), ID: string(r.identity.ID()),
 		Prefix: frame.Prefix, Own: append(text, frame.Suffix...), Answer: c.Int("predict"),
-		Schedules: schedules, Wire: setting.Wire, Positions: positions, MaxContext: most,
+		Schedules: schedules, Wire: setting.Wire, LocalRows: r.localRows, Positions: positions, MaxContext: most,
 		SetupBy: c.Duration("setup-timeout"), GatherBy: c.Duration("setup-timeout") + c.Duration("timeout"),
 		// the endpoint counts memory, which comes in powers of two: half of it is sure to be enough for the rows
 		RequireAll: c.Bool("require-all"), MaxStaging: memoryShare() / 2, Log: newLogger(c, c.Bool("verbose")),
@@ -282,7 +282,7 @@ func ownDocuments(c *cli.Context, engine *llama.Engine, r request, q *node.Quest
 	const host, guest = "own documents", "publisher"
 	contributor := node.NewContributor(node.ContributorConfig{
 		Engine: engine, Peers: memory.Join(host), Self: self(engine, q.Self.Name, fedkv.RoleContributor), ID: host,
-		Source: source, MaxContext: q.MaxContext, Log: q.Log,
+		Source: source, MaxContext: q.MaxContext, LocalRows: q.LocalRows, Log: q.Log,
 	})
 	ctx, cancel := context.WithCancel(c.Context)
 	done := make(chan struct{})

@@ -171,7 +171,7 @@ func assistantConfig(c *cli.Context, party party, engine *llama.Engine, wire *wi
 	name := deviceName(c)
 	return assistant.Config{
 		Engine: engine, Self: self(engine, name, fedkv.RolePublisher), Host: self(engine, name, fedkv.RoleContributor),
-		ID: string(party.identity.ID()), Contacts: contacts, Setting: setting, Positions: positions, MaxContext: most,
+		ID: string(party.identity.ID()), Contacts: contacts, Setting: setting, LocalRows: party.localRows, Positions: positions, MaxContext: most,
 		SetupBy: c.Duration("setup-timeout"), GatherBy: c.Duration("setup-timeout") + c.Duration("timeout"),
 		RequireAll: c.Bool("require-all"), MinPeers: party.minPeers,
 		MaxStaging: memoryShare() / 2, // the endpoint counts in powers of two: half of it is sure to be enough for the rows

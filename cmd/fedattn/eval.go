@@ -19,10 +19,10 @@ func evalCommand() *cli.Command {
 		Name:      "eval",
 		Usage:     "measure what schedules and wire types cost, against one process that evaluates everything",
 		UsageText: "fedattn eval [flags] --model FILE (--text FILE | --gsm8k FILE | --task NAME)",
-		Description: "Cases are every combination of --participants, --schedule, --wire and --rows, or the lines of --cases: JSON objects\n" +
-			"with the keys of this command's own --format jsonl. Where such a line has a kld_mean, it is a reference: a mean\n" +
-			"KL divergence further from it than --tolerance is an error. Two cases are always there: centralised, one process\n" +
-			"that evaluates everything, and local-only, a publisher to whom nobody sends anything.\n\n" +
+		Description: "Cases are every combination of --participants, --schedule, --wire, --rows and --local-rows, or the lines of --cases:\n" +
+			"JSON objects with the keys of this command's own --format jsonl. Where such a line has a kld_mean, it is a\n" +
+			"reference: a mean KL divergence further from it than --tolerance is an error. Two cases are always there:\n" +
+			"centralised, one process that evaluates everything, and local-only, a publisher to whom nobody sends anything.\n\n" +
 			"With --text, figures compare the probabilities of the publisher's tokens; ± is the standard error over --windows,\n" +
 			"over the tokens if there is one. With -v, llama-perplexity's statistics follow the table.\n\n" +
 			"With --gsm8k, participants share solved examples and a problem: em is the share of problems that are solved,\n" +
@@ -43,6 +43,8 @@ func evalCommand() *cli.Command {
 			&cli.StringFlag{Name: "contributor-model", Usage: "the contributors run this GGUF `FILE`: the same model, quantised otherwise"},
 			&cli.StringSliceFlag{Name: "rows", Value: cli.NewStringSlice(lab.AllRows), KeepSpace: true,
 				Usage: "`ROWS` of a segment that are sent: all, or a share of them such as random=0.5, recent=0.5, norm=0.5, or query=0.5, which tells contributors something about the question"},
+			&cli.StringSliceFlag{Name: "local-rows", Value: cli.NewStringSlice(lab.AllRows), KeepSpace: true,
+				Usage: "`ROWS` of its own segment that a participant attends to at local layers: all, or a share of them such as random=0.5 or recent=0.5"},
 			&cli.StringFlag{Name: "positions", Value: "canonical", Usage: "`WHERE` segments are evaluated in gather: canonical, inplace"},
 			&cli.IntFlag{Name: "seed", Value: 1, Usage: "`SEED` of what is random; the same seed gives the same lines, but for the seconds"},
 			&cli.StringFlag{Name: "cases", Usage: "JSONL `FILE` with the cases to measure"},

@@ -31,7 +31,7 @@ func (c evalCase) String() string {
 		name = c.Name + ": "
 	}
 	return fmt.Sprintf("%s%d participants, contributors=%s, publisher=%s, %s/%s, rows %s, %s",
-		name, c.Participants, c.Contributors, c.Publisher, c.WireK, c.WireV, c.Rows, c.Positions)
+		name, c.Participants, c.Contributors, c.Publisher, c.WireK, c.WireV, rowsText(c.Case), c.Positions)
 }
 
 // participantsOf lists how many devices the cases have, each number once.
@@ -79,6 +79,11 @@ func evalCases(c *cli.Context, layers int, p *profile.Profile) ([]evalCase, erro
 			return nil, usagef("--rows: %v", err)
 		}
 	}
+	for _, rows := range c.StringSlice("local-rows") {
+		if _, err := fedkv.ParseLocalRows(rows); err != nil {
+			return nil, usagef("--local-rows: %v", err)
+		}
+	}
 	var cases []evalCase
 	for n := range strings.SplitSeq(c.String("participants"), ",") {
 		participants, err := strconv.Atoi(strings.TrimSpace(n))
@@ -105,11 +110,13 @@ func evalCases(c *cli.Context, layers int, p *profile.Profile) ([]evalCase, erro
 					name = s
 				}
 				for _, rows := range c.StringSlice("rows") {
-					cases = append(cases, evalCase{Case: lab.Case{
-						Name: name, Participants: participants, Contributors: schedules.Contributors.String(),
-						Publisher: schedules.Publisher.String(), WireK: k, WireV: v,
-						Rows: rows, Positions: where.String(), Seed: uint64(c.Int("seed")),
-					}})
+					for _, local := range c.StringSlice("local-rows") {
+						cases = append(cases, evalCase{Case: lab.Case{
+							Name: name, Participants: participants, Contributors: schedules.Contributors.String(),
+							Publisher: schedules.Publisher.String(), WireK: k, WireV: v,
+							Rows: rows, LocalRows: local, Positions: where.String(), Seed: uint64(c.Int("seed")),
+						}})
+					}
 				}
 			}
 		}
@@ -141,7 +148,7 @@ func readCases(path string, seed uint64) ([]evalCase, error) {
 		if strings.TrimSpace(lines.Text()) == "" {
 			continue
 		}
-		ec := evalCase{Case: lab.Case{Rows: lab.AllRows, Seed: seed}}
+		ec := evalCase{Case: lab.Case{Rows: lab.AllRows, LocalRows: lab.AllRows, Seed: seed}}
 		if err := json.Unmarshal(lines.Bytes(), &ec); err != nil {
 			return nil, fmt.Errorf("%s:%d: %w; a case is a line of --format jsonl", path, n, err)
 		}

@@ -22,7 +22,7 @@ func checkExport(c *cli.Context, cases int) error {
 			continue
 		}
 		if cases != 1 {
-			return usagef("--%s takes one case, these are %d: give one of --participants, --schedule, --wire and --rows each", flag, cases)
+			return usagef("--%s takes one case, these are %d: give one of --participants, --schedule, --wire, --rows and --local-rows each", flag, cases)
 		}
 		if n := c.Int("windows"); n != 1 {
 			return usagef("--%s takes one window, these are %d: leave --windows out", flag, n)

@@ -133,7 +133,15 @@ func caseCells(c lab.Case) []any {
 	if c.Name == lab.LocalOnlyName {
 		return []any{c.Name, c.Participants, c.Contributors, c.Publisher, "", "", ""}
 	}
-	return []any{c.Name, c.Participants, c.Contributors, c.Publisher, c.WireK + "/" + c.WireV, c.Rows, c.Positions}
+	return []any{c.Name, c.Participants, c.Contributors, c.Publisher, c.WireK + "/" + c.WireV, rowsText(c), c.Positions}
+}
+
+// rowsText is what is attended to of a segment, elsewhere and at its owner's local layers.
+func rowsText(c lab.Case) string {
+	if c.LocalRows == "" || c.LocalRows == lab.AllRows {
+		return c.Rows
+	}
+	return c.Rows + ", local " + c.LocalRows
 }
 
 func plusMinus(mean, se float64, digits int) string {

@@ -29,6 +29,7 @@ func nodeCommand() *cli.Command {
 			&cli.StringSliceFlag{Name: "doc", Usage: "text `FILE` to contribute", Category: sharing},
 			&cli.StringSliceFlag{Name: "allow", Usage: "`ID` of a device that may ask, paired or not, and that could recover the text from the rows it gets", Category: sharing},
 			&cli.BoolFlag{Name: "allow-any", Usage: "every device that reaches this one may ask", DisableDefaultText: true, Category: sharing},
+			localRowsFlag(sharing),
 			&cli.IntFlag{Name: "max-sessions", Value: 1, Usage: "serve `N` questions at once", Category: sharing},
 			&cli.StringFlag{Name: "listen", Value: defaultListen, Usage: "UDP `ADDRESS` to listen on; only 127.0.0.1 needs no pairing and no --allow",
 				EnvVars: []string{"FEDATTN_LISTEN"}, Category: deviceCategory},
@@ -72,6 +73,10 @@ func runNode(c *cli.Context) error {
 		return usagef("nothing to contribute: name a text with --doc FILE")
 	}
 	docs, err := readDocuments(c.StringSlice("doc"))
+	if err != nil {
+		return err
+	}
+	local, err := localRows(c)
 	if err != nil {
 		return err
 	}
@@ -132,7 +137,8 @@ func runNode(c *cli.Context) error {
 	owner.engine, owner.device, owner.docs = engine, deviceName(c), docs
 	contributor := node.NewContributor(node.ContributorConfig{
 		Engine: engine, Peers: peers{Endpoint: endpoint, allow: owner.rowsTo}, Owner: owner, Self: self(engine, deviceName(c), fedkv.RoleContributor),
-		ID: string(identity.ID()), Source: source, MaxContext: most, Sessions: c.Int("max-sessions"), OnSession: owner.keep, Log: log,
+		ID: string(identity.ID()), Source: source, MaxContext: most, LocalRows: local, Sessions: c.Int("max-sessions"),
+		OnSession: owner.keep, Log: log,
 	})
 	health.ready(c.Context, engine, source.Tokens())
 	go health.keepCool(c.Context, engine, log)

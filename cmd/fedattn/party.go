@@ -25,6 +25,7 @@ func exchangeFlags() []cli.Flag {
 		&cli.StringFlag{Name: "positions", Usage: "`WHERE` segments are evaluated: canonical, inplace",
 			DefaultText: "inplace in lockstep only", Category: exchange},
 		&cli.IntFlag{Name: "min-layer", Usage: "exchange no rows before layer `N`; costs quality, protects nothing", Category: exchange},
+		localRowsFlag(exchange),
 		&cli.DurationFlag{Name: "setup-timeout", Value: 10 * time.Second, Usage: "leave out who is not ready after this `TIME`", Category: exchange},
 		&cli.DurationFlag{Name: "timeout", Value: 10 * time.Minute, Usage: "leave out whose rows are not here after this `TIME`", Category: exchange},
 		&cli.BoolFlag{Name: "require-all", Usage: "fail rather than answer without somebody", DisableDefaultText: true, Category: exchange},
@@ -49,6 +50,7 @@ type party struct {
 	discovery discovery
 	docs      []node.Document
 	identity  transport.Identity
+	localRows fedkv.Selection
 	minPeers  int  // throughout; fewer end the session
 	somebody  bool // has to take part at first: otherwise there is nothing to answer from
 }
@@ -68,6 +70,9 @@ func readParty(c *cli.Context) (r party, err error) {
 		if c.String("schedule") != autoPreset || c.String("wire") != "" {
 			return r, usagef("--budget chooses sync layers and wire types: leave out --schedule and --wire")
 		}
+	}
+	if r.localRows, err = localRows(c); err != nil {
+		return r, err
 	}
 	if r.discovery, err = readDiscovery(c); err != nil {
 		return r, err

@@ -28,6 +28,7 @@ type Config struct {
 	Contacts []node.Contact // peers, in token order
 
 	Setting    profile.Setting
+	LocalRows  fedkv.Selection // of this device's own texts and what is said, at local layers
 	Positions  fedkv.Positions
 	MaxContext int // positions
 	SetupBy    time.Duration
@@ -93,9 +94,9 @@ func (a *Assistant) restart(system string) error {
 	talk, err := node.Open(a.context, node.Chat{
 		Engine: a.cfg.Engine, Self: a.cfg.Self, ID: a.cfg.ID, Contacts: contacts,
 		Prefix: frame.Prefix, Suffix: frame.Suffix, Between: frame.Between,
-		Schedules: a.cfg.Setting.Schedules, Wire: a.cfg.Setting.Wire, Positions: a.cfg.Positions, MaxContext: a.cfg.MaxContext,
+		Schedules: a.cfg.Setting.Schedules, Wire: a.cfg.Setting.Wire, LocalRows: a.cfg.LocalRows, Positions: a.cfg.Positions,
 		SetupBy: a.cfg.SetupBy, GatherBy: a.cfg.GatherBy, RequireAll: a.cfg.RequireAll, MinPeers: least,
-		MaxStaging: a.cfg.MaxStaging, Log: a.cfg.Log,
+		MaxContext: a.cfg.MaxContext, MaxStaging: a.cfg.MaxStaging, Log: a.cfg.Log,
 	})
 	if err != nil {
 		return err

@@ -30,7 +30,7 @@ func (a *Assistant) source(d node.Document) (*document, error) {
 	const host, guest = "own document", "publisher"
 	contributor := node.NewContributor(node.ContributorConfig{
 		Engine: a.cfg.Engine, Peers: memory.Join(host), Self: a.cfg.Host, ID: host, Source: source,
-		MaxContext: a.cfg.MaxContext, Log: a.cfg.Log,
+		MaxContext: a.cfg.MaxContext, LocalRows: a.cfg.LocalRows, Log: a.cfg.Log,
 	})
 	ctx, cancel := context.WithCancel(a.context)
 	done := make(chan struct{})

@@ -23,7 +23,8 @@ type Case struct {
 	Publisher    string `json:"publisher"`    // schedule
 	WireK        string `json:"wire_k"`       // such as q8_0, or q4_0,0-2=q8_0 with other types at some layers
 	WireV        string `json:"wire_v"`
-	Rows         string `json:"rows"` // which rows of a segment are sent; empty: all
+	Rows         string `json:"rows"`       // which rows of a segment are sent; empty: all
+	LocalRows    string `json:"local_rows"` // which rows of a segment its own tokens attend to at local layers; empty: all
 	Positions    string `json:"positions"`
 	Seed         uint64 `json:"seed"` // of everything random in the session
 }
@@ -41,7 +42,7 @@ const AllRows = "all"
 func centralisedCase(seed uint64) Case {
 	return Case{
 		Name: CentralisedName, Participants: 1, Contributors: "none", Publisher: "none", WireK: "f16", WireV: "f16",
-		Rows: AllRows, Positions: "inplace", Seed: seed,
+		Rows: AllRows, LocalRows: AllRows, Positions: "inplace", Seed: seed,
 	}
 }
 
@@ -49,7 +50,7 @@ func centralisedCase(seed uint64) Case {
 func LocalOnly(participants int, seed uint64) Case {
 	return Case{
 		Name: LocalOnlyName, Participants: participants, Contributors: "none", Publisher: "none",
-		WireK: "f16", WireV: "f16", Rows: AllRows, Positions: "canonical", Seed: seed,
+		WireK: "f16", WireV: "f16", Rows: AllRows, LocalRows: AllRows, Positions: "canonical", Seed: seed,
 	}
 }
 
@@ -101,12 +102,18 @@ func (c Case) Setting(layers int, log zerolog.Logger) (Setting, error) {
 	if err != nil {
 		return Setting{}, err
 	}
-	rows.Seed = c.Seed
+	local, err := fedkv.ParseLocalRows(cmp.Or(c.LocalRows, AllRows))
+	if err != nil {
+		return Setting{}, err
+	}
+	rows.Seed, local.Seed = c.Seed, c.Seed
 	positions, err := fedkv.ParsePositions(c.Positions)
 	if err != nil {
 		return Setting{}, err
 	}
-	return Setting{Schedules: schedules, Wire: wire, Rows: rows, Positions: positions, Timeout: sessionTimeout, Log: log}, nil
+	return Setting{
+		Schedules: schedules, Wire: wire, Rows: rows, LocalRows: local, Positions: positions, Timeout: sessionTimeout, Log: log,
+	}, nil
 }
 
 func (c Case) schedules(layers int) (fedkv.Schedules, error) {

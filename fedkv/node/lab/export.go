@@ -2,6 +2,7 @@ package lab
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -19,6 +20,7 @@ type Export struct {
 	WireK        string        `json:"wire_k"`
 	WireV        string        `json:"wire_v"`
 	Rows         string        `json:"rows"`
+	LocalRows    string        `json:"local_rows"`
 	Positions    string        `json:"positions"`
 	Seed         uint64        `json:"seed"`
 }
@@ -31,7 +33,7 @@ func (c Case) Export(p Prompt, layers int) (Export, error) {
 	}
 	e := Export{
 		Contributors: schedules.Contributors.Layers(), Publisher: schedules.Publisher.Layers(),
-		WireK: c.WireK, WireV: c.WireV, Rows: c.Rows, Positions: c.Positions, Seed: c.Seed,
+		WireK: c.WireK, WireV: c.WireV, Rows: c.Rows, LocalRows: cmp.Or(c.LocalRows, AllRows), Positions: c.Positions, Seed: c.Seed,
 	}
 	e.Tokens = p.stream()
 	bound := len(p.Prefix)

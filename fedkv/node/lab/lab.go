@@ -134,6 +134,7 @@ type Setting struct {
 	Schedules  fedkv.Schedules
 	Wire       fedkv.Wire
 	Rows       fedkv.RowPolicy
+	LocalRows  fedkv.RowPolicy // by participant, the publisher the last
 	Positions  fedkv.Positions
 	Outputs    int // of how many of the last own tokens logits are kept; 0: of all
 	Answer     int // tokens to keep room for after the prompt
@@ -206,7 +207,7 @@ func within(ctx context.Context, e Engine, network Network, self fedkv.Hello, p 
 		}
 		c := node.NewContributor(node.ContributorConfig{
 			Engine: engine, Peers: d.Peers, Self: hello, ID: d.Address.ID, Source: fixed(p.Segments[i]),
-			MaxContext: p.Tokens(), MicroBatch: batch, Log: s.Log,
+			MaxContext: p.Tokens(), LocalRows: s.LocalRows.Of(i), MicroBatch: batch, Log: s.Log,
 			OnSession: func(node.Contribution) { sessions.Done() },
 		})
 		sessions.Add(1)
@@ -224,7 +225,7 @@ func within(ctx context.Context, e Engine, network Network, self fedkv.Hello, p 
 	started := time.Now()
 	session, err := node.Ask(ctx, node.Question{
 		Engine: e, Self: hello, ID: publisher.Address.ID, Contacts: contacts, Prefix: p.Prefix, Own: p.Own(),
-		Answer: s.Answer, Schedules: s.Schedules, Wire: s.Wire, Rows: s.Rows, Positions: s.Positions,
+		Answer: s.Answer, Schedules: s.Schedules, Wire: s.Wire, Rows: s.Rows, LocalRows: s.LocalRows.Of(n - 1), Positions: s.Positions,
 		MaxContext: p.Tokens() + s.Answer, Outputs: s.Outputs, MicroBatch: batch, SetupBy: s.Timeout, GatherBy: s.Timeout, RequireAll: true, Log: s.Log,
 	})
 	if err != nil {
