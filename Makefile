@@ -68,6 +68,23 @@ test: lib models patch-check test-archs ## Go, cgo and real-model tests, then th
 	@CGO_ENABLED=0 go vet ./...
 	@CGO_ENABLED=0 go test $(TESTFLAGS) ./...
 
+FAULT_RUNS ?= 1
+FAULT_SEED ?= 1
+
+.PHONY: test-faults
+test-faults: lib ## real processes die and stop at named points of a session, and plans of random losses
+	@FEDATTN_FAULT_RUNS=$(FAULT_RUNS) FEDATTN_FAULT_SEED=$(FAULT_SEED) go test -tags faults -timeout 0 -count 1 -v \
+		-run '^(TestFaults|TestPublisherDies|TestRemovedInMidSession)$$' ./cmd/fedattn | grep -E '^(---|    ---|ok|FAIL|.*T7:)|INVALID|faults_test'
+	@go test -count 1 -run 'TestWhateverHappensTheAnswerIsTheOracles' ./fedkv/node
+
+.PHONY: test-mutants
+test-mutants: ## plant one bug after another: each has to fail the test that is named with it
+	@go run ./cmd/mutants
+
+.PHONY: test-release
+test-release: ## the faults as often as before a release; hours
+	@$(MAKE) test-faults FAULT_RUNS=25
+
 CROSSCHECK_TEXT ?= cmd/fedattn/testdata/verify.txt
 crosscheck = PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=.ci/tools/crosscheck python3 fedkv/testdata/crosscheck/crosscheck.py
 

@@ -9,6 +9,7 @@ import (
 	"github.com/quic-go/quic-go"
 
 	"fedattn/fedkv"
+	"fedattn/fedkv/node/fault"
 )
 
 // SendBlock sends the payload's parts, one after the other, as one block: the header's Length bytes in all.
@@ -37,7 +38,10 @@ func (p *Peer) SendBlock(ctx context.Context, h fedkv.BlockHeader, payload ...[]
 	}
 	stream.SetPriority(priorityBlock, false)
 	stop := context.AfterFunc(ctx, func() { stream.CancelWrite(streamCode(contextError(ctx, ""))) })
-	for _, part := range append([][]byte{header}, payload...) {
+	for i, part := range append([][]byte{header}, payload...) {
+		if i == 1 {
+			fault.At(fault.MidBlock)
+		}
 		if _, err := stream.Write(part); err != nil {
 			stop()
 			return p.sendError(ctx, h, err)

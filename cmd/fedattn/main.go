@@ -37,6 +37,7 @@ const grace = 3 * time.Second
 var version = "development"
 
 func main() {
+	keepOffDisk()
 	// A reader of our output that has had enough (`fedattn ask … | head -c 1`) shows as a failed write, not as a signal
 	// that would leave peers without a farewell.
 	signal.Ignore(syscall.SIGPIPE)

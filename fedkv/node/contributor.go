@@ -12,6 +12,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"fedattn/fedkv"
+	"fedattn/fedkv/node/fault"
 )
 
 const (
@@ -120,6 +121,7 @@ func (c *Contributor) Serve(ctx context.Context) error {
 
 // welcome finds out what a new link wants.
 func (c *Contributor) welcome(ctx context.Context, link Link) {
+	fault.At(fault.BeforeHello)
 	waiting, cancel := context.WithTimeout(ctx, helloTimeout)
 	m, err := receive(waiting, link)
 	cancel()
@@ -362,6 +364,7 @@ func (s *contribution) contribute(evaluated func()) (err error) {
 	if err := s.x.await(waiting, func() bool { return s.plan != nil }); err != nil {
 		return err
 	}
+	fault.At(fault.AfterPlan)
 	forget, err := s.host.register(s.plan.Session, s)
 	if err != nil {
 		return err
@@ -387,9 +390,12 @@ func (s *contribution) contribute(evaluated func()) (err error) {
 			defer func() { err = errors.Join(err, cache.Close()) }()
 		}
 	}
+	fault.At(fault.BeforeDone)
 	if err := s.settle(s.x.live, cache, func() bool { return s.sent }); err != nil {
 		return err
 	}
+	fault.At(fault.AfterLastBlock)
+	fault.Later(fault.InDecode)
 	evaluated()
 	return s.linger(cache)
 }
@@ -453,6 +459,7 @@ func (s *contribution) tokenise() error {
 // evaluate runs prefix and segment through the layers, receiving and sending rows on the way. The cache is freed at
 // its end, since what is to be sent was taken out of it, unless more of it may be owed: then it is returned.
 func (s *contribution) evaluate() (kept Cache, err error) {
+	fault.At(fault.DuringCommit)
 	w := s.work
 	cache, err := s.openCache()
 	if err != nil {
@@ -497,11 +504,13 @@ func (s *contribution) evaluate() (kept Cache, err error) {
 		if s.x.live.Err() != nil {
 			return true, context.Cause(s.x.live)
 		}
+		fault.At(fault.MidPrefill)
 		if w.Sends.Sync(layer) {
 			if err := s.sendRows(cache, layer, first-w.At, n); err != nil {
 				return true, err
 			}
 		}
+		fault.At(fault.BetweenLayers)
 		if w.Waits.Sync(layer) {
 			if err := rows.await(s.x.live, layer); err != nil {
 				return true, err
@@ -612,6 +621,7 @@ func (s *contribution) dialAll() {
 func (s *contribution) dial(to fedkv.Participant, sender *blockSender) {
 	ctx, cancel := context.WithTimeout(s.x.ctx, helloTimeout)
 	defer cancel()
+	fault.At(fault.BeforeJoin)
 	link, err := s.host.cfg.Peers.Dial(ctx, Address{ID: to.ID, HostPort: to.Addr})
 	if err == nil {
 		s.x.mu.Lock()
