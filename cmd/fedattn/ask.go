@@ -278,11 +278,12 @@ func ownDocuments(c *cli.Context, engine *llama.Engine, r request, q *node.Quest
 		return nil, nil, fmt.Errorf("this device's documents have %d tokens, beside question and answer the context has room for %d: "+
 			"give fewer, or change --predict or --context", source.Tokens(), room)
 	}
+	rows, closeRows := openRows(c, r.identity.ID(), func(err error) { q.Log.Warn().Err(err).Msg("computed rows") })
 	memory := node.NewMemory()
 	const host, guest = "own documents", "publisher"
 	contributor := node.NewContributor(node.ContributorConfig{
 		Engine: engine, Peers: memory.Join(host), Self: self(engine, q.Self.Name, fedkv.RoleContributor), ID: host,
-		Source: source, MaxContext: q.MaxContext, LocalRows: q.LocalRows, Log: q.Log,
+		Source: source, MaxContext: q.MaxContext, LocalRows: q.LocalRows, Rows: kept(rows), Log: q.Log,
 	})
 	ctx, cancel := context.WithCancel(c.Context)
 	done := make(chan struct{})
@@ -294,5 +295,5 @@ func ownDocuments(c *cli.Context, engine *llama.Engine, r request, q *node.Quest
 	contact := node.Contact{Name: q.Self.Name, Dial: func(ctx context.Context) (node.Link, error) {
 		return asker.Dial(ctx, node.Address{ID: host})
 	}}
-	return []node.Contact{contact}, func() { cancel(); <-done }, nil
+	return []node.Contact{contact}, func() { cancel(); <-done; closeRows() }, nil
 }

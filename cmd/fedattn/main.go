@@ -116,7 +116,7 @@ func newApp(args []string, stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		Metadata:  map[string]any{rawArguments: args},
 		Commands: []*cli.Command{
 			nodeCommand(), askCommand(), chatCommand(), verifyCommand(), evalCommand(), analyzeCommand(), calibrateCommand(), inspectCommand(),
-			pullCommand(), modelsCommand(),
+			pullCommand(), modelsCommand(), cacheCommand(),
 			idCommand(), inviteCommand(), joinCommand(), peersCommand(), receiptsCommand(), healthCommand(),
 			helpCommand(),
 		},

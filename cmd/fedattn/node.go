@@ -24,7 +24,7 @@ func nodeCommand() *cli.Command {
 		Description: "fedattn node -m model.gguf --doc garden.txt --allow ID\n\n" +
 			"Prints the address under which others ask it, ID@HOST:PORT, one line for each of this device's addresses. The log\n" +
 			"on stderr has a line for each question: who asked, how many tokens, layers and bytes went out; never the text.",
-		Flags: append(slices.Concat(modelFlags(), policyFlags(sharing), discoveryFlags(deviceCategory)),
+		Flags: append(slices.Concat(modelFlags(), policyFlags(sharing), rowFlags(), discoveryFlags(deviceCategory)),
 			contextFlag("evaluate at most `N` tokens for a question"),
 			&cli.StringSliceFlag{Name: "doc", Usage: "text `FILE` to contribute", Category: sharing},
 			&cli.StringSliceFlag{Name: "allow", Usage: "`ID` of a device that may ask, paired or not, and that could recover the text from the rows it gets", Category: sharing},
@@ -50,7 +50,7 @@ func runNode(c *cli.Context) error {
 	if err := noArguments(c); err != nil {
 		return err
 	}
-	if err := first(checkModel(c), atLeast(c, 1, "context", "max-sessions"), atLeast(c, 0, "max-tokens", "min-layer", "tokens-per-day")); err != nil {
+	if err := first(checkModel(c), atLeast(c, 1, "context", "max-sessions"), atLeast(c, 0, "max-tokens", "min-layer", "tokens-per-day"), checkRows(c)); err != nil {
 		return err
 	}
 	members, err := readMembers(c)
@@ -126,6 +126,11 @@ func runNode(c *cli.Context) error {
 				source.Tokens(), limit.flag, limit.most, limit.flag)
 		}
 	}
+	rows, closeRows := openRows(c, identity.ID(), func(err error) { log.Warn().Err(err).Msg("computed rows") })
+	defer closeRows()
+	if rows != nil {
+		rows.Retain(source.Has) // what is not shared any more is withdrawn
+	}
 	log.Info().Str("model", engine.Description()).Int("documents", len(docs)).Int("tokens", source.Tokens()).
 		Stringer("address", endpoint.Addr()).Msg("ready")
 	var lines strings.Builder
@@ -137,7 +142,7 @@ func runNode(c *cli.Context) error {
 	owner.engine, owner.device, owner.docs = engine, deviceName(c), docs
 	contributor := node.NewContributor(node.ContributorConfig{
 		Engine: engine, Peers: peers{Endpoint: endpoint, allow: owner.rowsTo}, Owner: owner, Self: self(engine, deviceName(c), fedkv.RoleContributor),
-		ID: string(identity.ID()), Source: source, MaxContext: most, LocalRows: local, Sessions: c.Int("max-sessions"),
+		ID: string(identity.ID()), Source: source, MaxContext: most, LocalRows: local, Sessions: c.Int("max-sessions"), Rows: kept(rows),
 		OnSession: owner.keep, Log: log,
 	})
 	health.ready(c.Context, engine, source.Tokens())

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -14,7 +15,7 @@ import (
 // exchangeFlags say who takes part, and on which terms.
 func exchangeFlags() []cli.Flag {
 	const exchange = "Peers and exchange"
-	return append(discoveryFlags(exchange), []cli.Flag{
+	return append(slices.Concat(discoveryFlags(exchange), rowFlags()), []cli.Flag{
 		&cli.StringSliceFlag{Name: "peer", Usage: "device to ask: `NAME` of a paired one, all for all of them, or ID@HOST:PORT as its node prints it", Category: exchange},
 		&cli.StringSliceFlag{Name: "doc", Usage: "text `FILE` of this device's own", Category: exchange},
 		&cli.StringFlag{Name: "schedule", Value: autoPreset, Usage: "`SCHEDULE` of sync layers, see above", Category: exchange},
@@ -57,7 +58,7 @@ type party struct {
 
 func readParty(c *cli.Context) (r party, err error) {
 	if err := first(checkModel(c), atLeast(c, 1, "predict", "context"), atLeast(c, 0, "min-layer", "min-peers"), checkSampling(c),
-		checkTimes(c), checkSetting(c.String("schedule"), c.String("wire"))); err != nil {
+		checkTimes(c), checkRows(c), checkSetting(c.String("schedule"), c.String("wire"))); err != nil {
 		return r, err
 	}
 	if _, err := readProfile(c); err != nil {

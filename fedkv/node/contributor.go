@@ -51,7 +51,10 @@ type ContributorConfig struct {
 	// keys; zero: all. Nobody else needs to know.
 	LocalRows  fedkv.Selection
 	MicroBatch int // in gather; 0: 512. In lockstep a segment is one micro-batch.
-	Sessions   int // evaluated at once; 0: 1
+	// Rows keeps what was computed, so that the same segment is not evaluated again for the same prefix; nil: nothing is
+	// kept. In lockstep rows depend on others, and are not.
+	Rows     RowCache
+	Sessions int // evaluated at once; 0: 1
 
 	// OnSession is told what each session gave away. It may be nil, and is called from several goroutines.
 	OnSession func(Contribution)
@@ -70,6 +73,7 @@ type Contribution struct {
 	Wire      fedkv.Wire
 	Rows      fedkv.Selection // which rows of a layer
 	Bytes     int64           // of rows that left this device, or began to
+	Kept      bool            // they had been computed before
 	Documents []string        // Grant.Documents
 	Missing   []fedkv.Missing // earlier contributors that it went on without (lockstep)
 	Err       error           // nil: the session ended as it should
@@ -256,7 +260,7 @@ func (c *Contributor) serve(ctx context.Context, link Link, hello fedkv.Hello, e
 		event = log.Warn()
 	}
 	event.Err(done.Err).Str("name", hello.Name).Stringer("session", done.Session).Int("tokens", done.Tokens).
-		Int("layers", done.Layers).Stringer("wire", done.Wire).Int64("bytes", done.Bytes).Msg("session over")
+		Int("layers", done.Layers).Stringer("wire", done.Wire).Int64("bytes", done.Bytes).Bool("kept", done.Kept).Msg("session over")
 	if c.cfg.OnSession != nil {
 		c.cfg.OnSession(done)
 	}
@@ -273,6 +277,11 @@ type contribution struct {
 	tokens  []fedkv.Token
 	senders map[int]*blockSender // by recipient
 	layers  map[int]bool         // whose rows were sent
+
+	key      RowKey     // of the segment's rows, if they may be kept
+	known    *recording // rows that were kept; nil: none
+	recorded *recording // rows to keep; nil: they are not
+	cache    Cache      // nil while nothing is evaluated, and when nothing of it is needed any more
 
 	// under the exchange's lock
 	plan     *fedkv.Plan
@@ -381,23 +390,49 @@ func (s *contribution) contribute(evaluated func()) (err error) {
 	if err := s.await(started); err != nil {
 		return err
 	}
-	var cache Cache
+	defer func() { err = errors.Join(err, s.free()) }()
 	if s.work != nil {
-		if cache, err = s.evaluate(); err != nil {
+		if err := s.compute(); err != nil {
 			return err
-		}
-		if cache != nil {
-			defer func() { err = errors.Join(err, cache.Close()) }()
 		}
 	}
 	fault.At(fault.BeforeDone)
-	if err := s.settle(s.x.live, cache, func() bool { return s.sent }); err != nil {
+	if err := s.settle(s.x.live, func() bool { return s.sent }); err != nil {
 		return err
 	}
 	fault.At(fault.AfterLastBlock)
 	fault.Later(fault.InDecode)
 	evaluated()
-	return s.linger(cache)
+	return s.linger()
+}
+
+// compute sends the rows that the work asks for: those that were kept, or those of an evaluation.
+func (s *contribution) compute() error {
+	s.recall()
+	if s.known == nil {
+		if err := s.evaluate(); err != nil {
+			return err
+		}
+		s.keep()
+	} else if missing, err := s.replay(); err != nil {
+		return err
+	} else if err := s.sendBlocks(missing); err != nil {
+		return err
+	}
+	if !s.work.Owes {
+		return s.free()
+	}
+	return nil
+}
+
+// free closes the cache, if there is one.
+func (s *contribution) free() error {
+	if s.cache == nil {
+		return nil
+	}
+	err := s.cache.Close()
+	s.cache = nil
+	return err
 }
 
 // await waits for a state, or for the end of the session.
@@ -405,10 +440,10 @@ func (s *contribution) await(reached func() bool) error { return s.x.await(s.x.l
 
 // linger keeps the links open while rows are on their way: until the publisher says Done, which it may do after a long
 // answer, or until the plan's deadline, after which it takes no rows.
-func (s *contribution) linger(cache Cache) error {
+func (s *contribution) linger() error {
 	ctx, cancel := context.WithDeadlineCause(s.x.live, s.deadline, errOver)
 	defer cancel()
-	err := s.settle(ctx, cache, func() bool { return false })
+	err := s.settle(ctx, func() bool { return false })
 	if s.x.live.Err() == nil {
 		_ = s.x.step(fedkv.PeerDown{Origin: fedkv.PublisherLink, Code: fedkv.CodeDeadline})
 	}
@@ -416,11 +451,11 @@ func (s *contribution) linger(cache Cache) error {
 }
 
 // settle sends rows that are owed until a state is reached, or the context ends.
-func (s *contribution) settle(ctx context.Context, cache Cache, reached func() bool) error {
+func (s *contribution) settle(ctx context.Context, reached func() bool) error {
 	for {
 		owed := false
 		err := s.x.await(ctx, func() bool {
-			owed = s.owed && cache != nil
+			owed = s.owed && s.work != nil
 			return owed || reached()
 		})
 		if err != nil || !owed {
@@ -434,7 +469,7 @@ func (s *contribution) settle(ctx context.Context, cache Cache, reached func() b
 		if err != nil {
 			return err
 		}
-		if err := s.sendBlocks(cache, blocks); err != nil {
+		if err := s.sendBlocks(blocks); err != nil {
 			return err
 		}
 	}
@@ -456,80 +491,101 @@ func (s *contribution) tokenise() error {
 	return s.x.step(fedkv.Tokenised{Count: len(tokens)})
 }
 
-// evaluate runs prefix and segment through the layers, receiving and sending rows on the way. The cache is freed at
-// its end, since what is to be sent was taken out of it, unless more of it may be owed: then it is returned.
-func (s *contribution) evaluate() (kept Cache, err error) {
+// evaluate runs prefix and segment through the layers, receiving and sending rows on the way.
+func (s *contribution) evaluate() error {
 	fault.At(fault.DuringCommit)
 	w := s.work
-	cache, err := s.openCache()
-	if err != nil {
-		return nil, fmt.Errorf("a cache for %d tokens: %w", w.Segment.End(), err)
-	}
-	defer func() {
-		if kept == nil {
-			err = errors.Join(err, cache.Close())
-		}
-	}()
-	defer interruptAfter(s.x.live, cache)()
 	layers, err := fedkv.NewSchedule(w.Sends.Len(), append(w.Sends.Layers(), w.Waits.Layers()...)...)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if len(w.Prefix) > 0 {
-		if err := cache.Eval(w.Prefix, 0, 0, nil); err != nil {
-			return nil, evalError(s.x.live, "the prefix", err)
-		}
-		if err := canCentre(cache, w.Wire, layers); err != nil {
-			return nil, err
-		}
-		if err := canCompare(cache, w.Rows); err != nil {
-			return nil, err
-		}
+	if err := s.openCache(layers); err != nil {
+		return err
 	}
-	rows := &remote{x: s.x, cache: cache, wire: w.Wire, hidden: map[int]bool{}, pending: s.machine.Pending}
+	rows := &remote{x: s.x, cache: s.cache, wire: w.Wire, hidden: map[int]bool{}, pending: s.machine.Pending}
 	if w.Schedules.Regime() == fedkv.Lockstep {
 		rows.segments, _ = earlier(w.Layout, w.Origin, func(int) int { return 0 })
-		err = rows.reserve(w.Waits)
-	}
-	if err == nil && w.At > len(w.Prefix) {
-		err = cache.SetNext(w.At)
-	}
-	if err == nil {
-		err = thinOut(cache, s.host.cfg.LocalRows, w.Schedules.Contributors, w.At, len(s.tokens))
-	}
-	if err != nil {
-		return nil, err
-	}
-	err = cache.Eval(s.tokens, w.At, 0, &Hook{Layers: layers, OnLayer: func(layer, first, n int) (bool, error) {
-		if s.x.live.Err() != nil {
-			return true, context.Cause(s.x.live)
+		if err := rows.reserve(w.Waits); err != nil {
+			return err
 		}
+	}
+	return s.evalSegment(layers, func(layer, first, n int) error {
 		fault.At(fault.MidPrefill)
 		if w.Sends.Sync(layer) {
-			if err := s.sendRows(cache, layer, first-w.At, n); err != nil {
-				return true, err
+			if err := s.sendRows(layer, first-w.At, n); err != nil {
+				return err
 			}
 		}
 		fault.At(fault.BetweenLayers)
 		if w.Waits.Sync(layer) {
-			if err := rows.await(s.x.live, layer); err != nil {
-				return true, err
-			}
+			return rows.await(s.x.live, layer)
+		}
+		return nil
+	})
+}
+
+// evalSegment evaluates the segment behind the prefix, up to the last layer whose rows are sent.
+func (s *contribution) evalSegment(layers fedkv.Schedule, visit func(layer, first, n int) error) error {
+	w := s.work
+	if w.At > len(w.Prefix) {
+		if err := s.cache.SetNext(w.At); err != nil {
+			return err
+		}
+	}
+	if err := thinOut(s.cache, s.host.cfg.LocalRows, w.Schedules.Contributors, w.At, len(s.tokens)); err != nil {
+		return err
+	}
+	defer interruptAfter(s.x.live, s.cache)()
+	err := s.cache.Eval(s.tokens, w.At, 0, &Hook{Layers: layers, OnLayer: func(layer, first, n int) (bool, error) {
+		if s.x.live.Err() != nil {
+			return true, context.Cause(s.x.live)
+		}
+		if err := visit(layer, first, n); err != nil {
+			return true, err
 		}
 		return layer >= w.Sends.Last(), nil
 	}})
-	switch {
-	case err != nil:
-		return nil, evalError(s.x.live, "the segment", err)
-	case w.Owes:
-		return cache, nil
+	if err != nil {
+		return evalError(s.x.live, "the segment", err)
 	}
-	return nil, nil
+	return nil
+}
+
+// refill evaluates the segment again for rows that were not kept.
+func (s *contribution) refill() error {
+	last, err := fedkv.NewSchedule(s.work.Sends.Len(), s.work.Sends.Last())
+	if err != nil {
+		return err
+	}
+	if err := s.openCache(last); err != nil {
+		return err
+	}
+	return s.evalSegment(last, func(int, int, int) error { return nil })
 }
 
 // openCache holds prefix and own tokens, in lockstep those of earlier contributors too, where the segment is one
-// micro-batch.
-func (s *contribution) openCache() (Cache, error) {
+// micro-batch. The prefix is evaluated.
+func (s *contribution) openCache(layers fedkv.Schedule) (err error) {
+	w := s.work
+	spec := s.spec()
+	if s.cache, err = s.host.cfg.Engine.Open(spec); err != nil {
+		return fmt.Errorf("a cache for %d tokens: %w", w.Segment.End(), err)
+	}
+	if len(w.Prefix) == 0 {
+		return nil
+	}
+	defer interruptAfter(s.x.live, s.cache)()
+	if err := s.cache.Eval(w.Prefix, 0, 0, nil); err != nil {
+		return evalError(s.x.live, "the prefix", err)
+	}
+	if err := canCentre(s.cache, w.Wire, layers); err != nil {
+		return err
+	}
+	return canCompare(s.cache, w.Rows)
+}
+
+// spec is what the work needs of an engine.
+func (s *contribution) spec() fedkv.CacheSpec {
 	w := s.work
 	batch, remoteTokens := s.host.cfg.MicroBatch, 0
 	longest := max(len(s.tokens), len(w.Prefix))
@@ -537,18 +593,18 @@ func (s *contribution) openCache() (Cache, error) {
 		batch, remoteTokens = longest, w.Segment.Offset-len(w.Prefix)
 	}
 	own := len(w.Prefix) + len(s.tokens)
-	return s.host.cfg.Engine.Open(fedkv.CacheSpec{
+	return fedkv.CacheSpec{
 		Sync: w.Waits, LocalCells: own, SyncCells: own + remoteTokens, MicroBatch: min(batch, longest), Outputs: 1,
-	})
+	}
 }
 
 // sendRows takes what is selected of rows [first, first+n) of the segment out of the cache and queues it for everybody
 // who needs it.
-func (s *contribution) sendRows(cache Cache, layer, first, n int) error {
+func (s *contribution) sendRows(layer, first, n int) error {
 	var keys []float32
 	if s.work.Rows.NeedsKeys() {
 		var err error
-		if keys, err = s.keys(cache, layer, first, n); err != nil {
+		if keys, err = s.keys(layer, first, n); err != nil {
 			return err
 		}
 	}
@@ -564,16 +620,34 @@ func (s *contribution) sendRows(cache Cache, layer, first, n int) error {
 	if err != nil {
 		return err
 	}
-	return s.sendBlocks(cache, blocks)
+	batch := recordedBatch{layer: layer, first: first, rows: n, keep: keep}
+	for _, b := range blocks {
+		p, err := s.rows(b)
+		if err != nil {
+			return err
+		}
+		if s.recorded != nil {
+			h := b.Header
+			batch.blocks = append(batch.blocks, recordedBlock{h.First, h.Rows, h.Kept, h.Types, p.rows})
+			s.recorded.held = append(s.recorded.held, p)
+		}
+		if err := s.send(b, p); err != nil {
+			return err
+		}
+	}
+	if s.recorded != nil {
+		s.recorded.batches = append(s.recorded.batches, batch)
+	}
+	return nil
 }
 
 // keys is K rows [first, first+n) of the segment, [n][elements], at position 0 if they are compared with queries.
-func (s *contribution) keys(cache Cache, layer, first, n int) ([]float32, error) {
+func (s *contribution) keys(layer, first, n int) ([]float32, error) {
 	types := fedkv.WireTypes{K: fedkv.F16, V: fedkv.F16}
 	if s.work.Rows.NeedsQueries() {
 		types.K |= fedkv.Centred
 	}
-	rows, err := cache.AppendRows(nil, layer, fedkv.Span(s.work.At+first, n), types)
+	rows, err := s.cache.AppendRows(nil, layer, fedkv.Span(s.work.At+first, n), types)
 	if err != nil {
 		return nil, err
 	}
@@ -586,24 +660,56 @@ func (s *contribution) keys(cache Cache, layer, first, n int) ([]float32, error)
 	return keys, types.K.DecodeRows(keys, shape.K, rows[:k])
 }
 
-func (s *contribution) sendBlocks(cache Cache, blocks []fedkv.Outgoing) error {
+// sendBlocks sends rows that are computed: kept ones, those in the cache, or if there is none any more those of another
+// evaluation.
+func (s *contribution) sendBlocks(blocks []fedkv.Outgoing) error {
 	for _, b := range blocks {
 		h := b.Header
-		payload := newPayload(h.Length, len(b.To))
-		payload.rows = fedkv.AppendBitmap(payload.rows, b.Keep)
-		if h.Kept > 0 {
+		var p *payload
+		if rows, ok := s.known.payload(h, s.x.shape.Layers[h.Layer]); ok {
+			p = keptPayload(rows)
+		} else {
+			if s.cache == nil {
+				if err := s.refill(); err != nil {
+					return err
+				}
+			}
 			var err error
-			if payload.rows, err = cache.AppendRows(payload.rows, h.Layer, b.Positions(s.work.At), h.Types); err != nil {
+			if p, err = s.rows(b); err != nil {
 				return err
 			}
 		}
-		if err := s.spend(len(b.To), len(payload.rows)); err != nil {
+		if err := s.send(b, p); err != nil {
 			return err
 		}
-		for _, to := range b.To {
-			s.senders[to].put(h, payload)
-			s.layers[h.Layer] = true
-		}
+	}
+	return nil
+}
+
+// rows takes a block's rows out of the cache, for everybody who gets them, and for the recording if there is one.
+func (s *contribution) rows(b fedkv.Outgoing) (*payload, error) {
+	h, holders := b.Header, len(b.To)
+	if s.recorded != nil {
+		holders++
+	}
+	p := newPayload(h.Length, holders)
+	p.rows = fedkv.AppendBitmap(p.rows, b.Keep)
+	if h.Kept == 0 {
+		return p, nil
+	}
+	var err error
+	p.rows, err = s.cache.AppendRows(p.rows, h.Layer, b.Positions(s.work.At), h.Types)
+	return p, err
+}
+
+// send queues a block for everybody who needs it, if the owner lets so much out.
+func (s *contribution) send(b fedkv.Outgoing, p *payload) error {
+	if err := s.spend(len(b.To), len(p.rows)); err != nil {
+		return err
+	}
+	for _, to := range b.To {
+		s.senders[to].put(b.Header, p)
+		s.layers[b.Header.Layer] = true
 	}
 	return nil
 }
@@ -669,7 +775,7 @@ func (s *contribution) report() Contribution {
 		done.Session, done.Wire, done.Rows = s.plan.Session, s.plan.Wire, s.plan.Rows
 	}
 	if s.work != nil {
-		done.Tokens, done.Layers = len(s.tokens), len(s.layers)
+		done.Tokens, done.Layers, done.Kept = len(s.tokens), len(s.layers), s.known != nil
 		done.LayerList = slices.Sorted(maps.Keys(s.layers))
 		done.To = append(done.To, s.link.ID())
 		for _, p := range s.dials {

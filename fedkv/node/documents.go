@@ -32,6 +32,9 @@ func NewDocuments(e Engine, device string, docs []Document) (*Documents, error) 
 // Tokens is the length of the segment.
 func (d *Documents) Tokens() int { return len(d.tokens) }
 
+// Has reports whether rows are of these documents, as they are now.
+func (d *Documents) Has(rows RowKey) bool { return rows.IsOf(d.tokens) }
+
 // Segment gives the whole text, or says how much too long it is.
 func (d *Documents) Segment(_ context.Context, plan fedkv.Plan) ([]fedkv.Token, error) {
 	if len(d.tokens) > plan.MaxTokens {

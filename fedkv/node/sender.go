@@ -1,6 +1,7 @@
 package node
 
 import (
+	"math"
 	"sync"
 	"sync/atomic"
 
@@ -24,6 +25,13 @@ func newPayload(size, holders int) *payload {
 	}
 	p.rows = p.rows[:0]
 	p.holders.Store(int32(holders))
+	return p
+}
+
+// keptPayload is rows that belong to a cache: its memory never goes to another block.
+func keptPayload(rows []byte) *payload {
+	p := &payload{rows: rows}
+	p.holders.Store(math.MaxInt32)
 	return p
 }
 

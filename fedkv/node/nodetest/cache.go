@@ -161,6 +161,7 @@ func (c *cache) Eval(tokens []fedkv.Token, pos, outputs int, hook *node.Hook) er
 			return fmt.Errorf("nodetest: token %d is not in the vocabulary of %d", t, c.engine.Model.Vocabulary)
 		}
 	}
+	c.engine.evaluations.Add(1)
 	c.logits = nil
 	c.interrupted.Store(false)
 	select {

@@ -37,7 +37,7 @@ type Engine struct {
 	// End is the token that ends an answer, if it is not 0.
 	End fedkv.Token
 
-	open atomic.Int64
+	open, evaluations atomic.Int64
 }
 
 var _ node.Engine = (*Engine)(nil)
@@ -56,6 +56,9 @@ func NewSlidingEngine() *Engine { return &Engine{Model: sliding()} }
 
 // OpenCaches counts the caches that were not closed, those of OpenPlain included.
 func (e *Engine) OpenCaches() int { return int(e.open.Load()) }
+
+// Evaluations counts the calls of Eval so far, of all caches.
+func (e *Engine) Evaluations() int { return int(e.evaluations.Load()) }
 
 // Shape is the model's KV geometry.
 func (e *Engine) Shape() fedkv.Shape { return e.Model.Shape() }
