@@ -177,6 +177,32 @@ type commitBody struct {
 	Session SessionID  `cbor:"1,keyasint"`
 	Prefix  int        `cbor:"2,keyasint"`
 	Roster  rosterBody `cbor:"3,keyasint"`
+
+	// none, or for each layer of the model
+	Publisher []int      `cbor:"4,keyasint,omitempty"`
+	TypesK    layerTypes `cbor:"5,keyasint,omitempty"`
+	TypesV    layerTypes `cbor:"6,keyasint,omitempty"`
+}
+
+// wireBody is a Wire as a type of K and one of V for each layer.
+func wireBody(w Wire) (k, v layerTypes) {
+	for l := range w.Len() {
+		types := w.At(l)
+		k, v = append(k, types.K), append(v, types.V)
+	}
+	return k, v
+}
+
+// wireOf is the Wire of so many layers.
+func wireOf(layers int, k, v layerTypes) (Wire, error) {
+	if len(k) != layers || len(v) != layers {
+		return Wire{}, fmt.Errorf("types of %d and %d layers, there are %d", len(k), len(v), layers)
+	}
+	wire := Uniform(WireTypes{}, layers)
+	for l := range layers {
+		wire = wire.With(l, WireTypes{k[l], v[l]})
+	}
+	return wire, nil
 }
 
 // wireForm is what a message is encoded as.
@@ -187,13 +213,15 @@ func wireForm(m Message) any {
 			m.Session, m.Origin, m.Schedules.Publisher.Len(), m.Schedules.Contributors.Layers(), m.Schedules.Publisher.Layers(),
 			nil, nil, m.Positions, m.Prefix, m.MaxTokens, m.DeadlineMS, m.Rows,
 		}
-		for l := range m.Wire.Len() {
-			types := m.Wire.At(l)
-			body.TypesK, body.TypesV = append(body.TypesK, types.K), append(body.TypesV, types.V)
-		}
+		body.TypesK, body.TypesV = wireBody(m.Wire)
 		return body
 	case Commit:
-		return commitBody{m.Session, m.Prefix, m.Roster}
+		body := commitBody{Session: m.Session, Prefix: m.Prefix, Roster: m.Roster}
+		if m.Terms != nil {
+			body.Publisher = m.Terms.Publisher.Layers()
+			body.TypesK, body.TypesV = wireBody(m.Terms.Wire)
+		}
+		return body
 	}
 	return m
 }
@@ -211,12 +239,9 @@ func parsePlan(body []byte) (Message, error) {
 	if err != nil {
 		return nil, fmt.Errorf("publisher's %w", err)
 	}
-	if len(p.TypesK) != p.Layers || len(p.TypesV) != p.Layers {
-		return nil, fmt.Errorf("types of %d and %d layers, the plan has %d", len(p.TypesK), len(p.TypesV), p.Layers)
-	}
-	wire := Uniform(WireTypes{}, p.Layers)
-	for l := range p.Layers {
-		wire = wire.With(l, WireTypes{p.TypesK[l], p.TypesV[l]})
+	wire, err := wireOf(p.Layers, p.TypesK, p.TypesV)
+	if err != nil {
+		return nil, err
 	}
 	if len(p.Rows.Shares) == 0 {
 		p.Rows.Shares = nil
@@ -242,7 +267,21 @@ func parseCommit(body []byte) (Message, error) {
 	if err != nil {
 		return nil, err
 	}
-	return Commit{c.Session, c.Prefix, c.Roster}, nil
+	m := Commit{Session: c.Session, Prefix: c.Prefix, Roster: c.Roster}
+	layers := len(c.TypesK)
+	if layers == 0 {
+		return m, check(len(c.Publisher)+len(c.TypesV) == 0, "layers without types")
+	}
+	publisher, err := scheduleOf(layers, c.Publisher)
+	if err != nil {
+		return nil, fmt.Errorf("publisher's %w", err)
+	}
+	wire, err := wireOf(layers, c.TypesK, c.TypesV)
+	if err != nil {
+		return nil, err
+	}
+	m.Terms = &Terms{publisher, wire}
+	return m, nil
 }
 
 // rosterBody meets its limit before it is allocated: an empty line is one byte on the wire and a hundred in

@@ -612,6 +612,9 @@ func (c *Contributor) tokenised(count int) error {
 func (c *Contributor) commit(m Commit) error {
 	layout := m.Layout()
 	own, err := c.place(m, layout)
+	if err == nil {
+		err = c.narrow(m.Terms)
+	}
 	if err != nil {
 		return c.violation(err)
 	}

@@ -37,7 +37,7 @@ func lockstepPlan(t failer) Plan {
 func lockstepCommit() Commit {
 	return Commit{bookSession, 2, []Participant{
 		{0, "key-0", "a:1", "zero", 2, 4}, {1, "key-1", "b:1", "one", 6, 5}, {3, "key-3", "c:1", "three", 11, 6}, {4, "key-p", "", "asker", 17, 3},
-	}}
+	}, nil}
 }
 
 // committedWith is committed with another shape; it may have nothing to do.

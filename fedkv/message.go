@@ -174,6 +174,7 @@ type Commit struct {
 	Session SessionID
 	Prefix  int           // tokens of the prefix
 	Roster  []Participant // in token order, origins ascending, the publisher last
+	Terms   *Terms        // nil: the plan's
 }
 
 // Participant is one line of the roster: it owns positions [Offset, Offset+Tokens).
@@ -333,6 +334,12 @@ func (m Commit) validate() error {
 			return err
 		}
 		origin, offset = p.Origin, offset+p.Tokens
+	}
+	if m.Terms != nil {
+		layers := m.Terms.Publisher.Len()
+		if err := first(checkRange("layers", layers, 1, MaxLayers), m.Terms.Wire.Validate(layers)); err != nil {
+			return err
+		}
 	}
 	return checkRange("tokens of the session", offset, 1, MaxTokens)
 }

@@ -19,6 +19,10 @@ type PublisherConfig struct {
 	Own        int // tokens of the publisher's own segment, at least 1
 	MaxContext int // positions that this device can hold at its sync layers: prefix, everybody's segments, own
 
+	// Narrow, if set, is asked at the commit which part of the plan's publisher schedule and wire types the rows of so many
+	// tokens may have, by origin, 0 for who is left out: gather only. Its error ends the session. It depends on nothing else.
+	Narrow func(tokens []int) (Terms, error)
+
 	Contributors int      // devices asked: origins 0..Contributors-1; the publisher's origin is Contributors
 	Names        []string // what the owner calls them, by origin; shorter or nil where unknown
 	RequireAll   bool     // fail if anybody is missing
@@ -55,6 +59,7 @@ func (c *PublisherConfig) validate() error {
 		checkRows(c.Shape, c.Wire, layers),
 		check(c.Positions == InPlace || c.Positions == Canonical && c.Schedules.Regime() == Gather,
 			"%v positions in %v", c.Positions, c.Schedules.Regime()),
+		check(c.Narrow == nil || c.Schedules.Regime() == Gather, "terms can be narrowed in gather only"),
 		checkRange("prefix tokens", len(c.Prefix), 0, MaxPrefix),
 		checkRange("own tokens", c.Own, 1, MaxTokens),
 		checkRange("contributors", c.Contributors, 0, MaxParticipants-1),
@@ -105,6 +110,8 @@ type Publisher struct {
 	peers []peer
 	book  *Collector
 	ready PublisherReady
+
+	narrowed *Terms // what the commit says beside the plan, or nil
 
 	queries []Queries // for every contributor of the roster; nil before Queried
 
@@ -459,13 +466,16 @@ func (p *Publisher) commit() {
 		}
 	}
 	p.committed = place(len(p.cfg.Prefix), append(segments, Segment{Origin: n, Tokens: p.cfg.Own}))
+	if p.narrow(); p.state == publisherOver {
+		return
+	}
 	p.state = publisherCommitted
 
 	roster := p.roster(p.committed)
 	for _, s := range p.committed.Segments[:len(roster)-1] {
 		// The shapes, types and tokens were checked when they came in, so that nothing can fail here.
 		_ = p.book.Expect(s.Origin, s.Tokens, p.cfg.Schedules.Publisher, p.firstNeeded(p.committed, s.Origin))
-		p.send(s.Origin, Commit{p.cfg.Session, p.committed.Prefix, roster})
+		p.send(s.Origin, Commit{p.cfg.Session, p.committed.Prefix, roster, p.narrowed})
 		p.sendQueries(s.Origin)
 	}
 	layout := p.committed
@@ -544,7 +554,7 @@ func (p *Publisher) closeUp() {
 			continue
 		}
 		p.book.Extend(s.Origin, first)
-		p.send(s.Origin, Commit{p.cfg.Session, l.Prefix, p.roster(l)})
+		p.send(s.Origin, Commit{p.cfg.Session, l.Prefix, p.roster(l), p.narrowed})
 	}
 }
 

@@ -89,7 +89,7 @@ var maxBody = [...]int{
 	MessageRefuse:  521,
 	MessagePlan:    25630,
 	MessageReady:   25,
-	MessageCommit:  27322,
+	MessageCommit:  29614,
 	MessageJoin:    22,
 	MessageDone:    55,
 	MessageAbort:   539,

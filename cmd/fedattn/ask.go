@@ -124,12 +124,23 @@ func runAsk(c *cli.Context) (err error) {
 		q.MinPeers = r.minPeers + len(own)
 	}
 
+	budget, err := newSpending(c, engine, len(r.addresses))
+	if err != nil {
+		return err
+	}
+	if budget != nil {
+		q.Narrow = budget.narrow
+	}
 	session, err := node.Ask(c.Context, q)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, session.Close()) }()
 	told := reporter{addresses: r.addresses, wire: q.Wire, err: c.App.ErrWriter}
+	if budget != nil && budget.tokens > 0 {
+		fmt.Fprintf(c.App.ErrWriter, "budget: %v\n", budget)
+		told.wire = budget.wire
+	}
 	if err := told.beforeAnswer(session.Report(), r.somebody); err != nil {
 		return err
 	}
@@ -142,7 +153,7 @@ func prepare(c *cli.Context, r request, engine *llama.Engine) (q node.Question, 
 	if err != nil {
 		return q, err
 	}
-	setting, positions, err := plan(c, engine)
+	setting, positions, err := plan(c, engine, 1) // what a budget is for is narrowed once the peers' tokens are known
 	if err != nil {
 		return q, err
 	}
@@ -227,8 +238,8 @@ func scheduleError(spec string, err error) error {
 	return usagef("--schedule %q: %s; known are %s", spec, text, scheduleNames)
 }
 
-// plan resolves schedule, wire types and positions for the model.
-func plan(c *cli.Context, engine *llama.Engine) (s profile.Setting, positions fedkv.Positions, err error) {
+// plan resolves schedule, wire types and positions for the model; a budget is spent on so many tokens of others.
+func plan(c *cli.Context, engine *llama.Engine, tokens int) (s profile.Setting, positions fedkv.Positions, err error) {
 	known, err := profileOf(c, engine.Fingerprint())
 	if err != nil {
 		return s, 0, err
@@ -237,12 +248,7 @@ func plan(c *cli.Context, engine *llama.Engine) (s profile.Setting, positions fe
 		return s, 0, err
 	}
 	if c.String("budget") != "" {
-		// what the others hold is not known before they are asked; more than the context it cannot be
-		most, err := contextSize(c, engine)
-		if err == nil {
-			s, err = withinBudget(c, known, most)
-		}
-		if err != nil {
+		if s, err = withinBudget(c, known, tokens); err != nil {
 			return s, 0, err
 		}
 	}

@@ -157,7 +157,7 @@ func assistantConfig(c *cli.Context, party party, engine *llama.Engine, wire *wi
 	if err != nil {
 		return cfg, nil, err
 	}
-	setting, positions, err := plan(c, engine)
+	setting, positions, err := plan(c, engine, most)
 	if err != nil {
 		return cfg, nil, err
 	}

@@ -21,7 +21,7 @@ func exchangeFlags() []cli.Flag {
 		&cli.StringFlag{Name: "schedule", Value: autoPreset, Usage: "`SCHEDULE` of sync layers, see above", Category: exchange},
 		&cli.StringFlag{Name: "wire", Usage: "`K/V` rows on the wire: " + wireTypes + "; without it those of --schedule", Category: exchange},
 		profileFlag(exchange),
-		&cli.StringFlag{Name: "budget", Usage: "receive at most `BYTES` of rows, such as 8MB, with --schedule auto; --context tokens of the others must fit",
+		&cli.StringFlag{Name: "budget", Usage: "receive at most `BYTES` of rows, such as 8MB, with --schedule auto; a chat spends it as if peers had --context tokens",
 			Category: exchange},
 		&cli.StringFlag{Name: "positions", Usage: "`WHERE` segments are evaluated: canonical, inplace",
 			DefaultText: "inplace in lockstep only", Category: exchange},

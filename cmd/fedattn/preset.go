@@ -14,6 +14,7 @@ import (
 
 	"fedattn/fedkv"
 	"fedattn/fedkv/profile"
+	"fedattn/llama"
 )
 
 // Presets are settings by name: schedule and wire types together, as a profile of the model has them. gather and
@@ -161,6 +162,64 @@ func parseBytes(flag, text string) (float64, error) {
 		return n * u.bytes, nil
 	}
 	return 0, usagef("--%s %q: must be a number of bytes such as 8MB, 500KiB or 6000000", flag, text)
+}
+
+// spending is --budget where the peers' tokens are known before anything is sent.
+type spending struct {
+	profile  *profile.Profile
+	budget   string
+	bytes    float64
+	shape    fedkv.Shape
+	minLayer int
+	peers    int // the first contributors: this device's own documents cross no network
+
+	// what the plan came to, once the question is asked
+	tokens  int // of the peers
+	planned int64
+	wire    fedkv.Wire
+}
+
+// newSpending reads --budget, nil without one.
+func newSpending(c *cli.Context, engine *llama.Engine, peers int) (*spending, error) {
+	text := c.String("budget")
+	if text == "" {
+		return nil, nil
+	}
+	known, err := profileOf(c, engine.Fingerprint())
+	if err != nil {
+		return nil, err
+	}
+	bytes, err := parseBytes("budget", text)
+	return &spending{profile: known, budget: text, bytes: bytes, shape: engine.Shape(), minLayer: c.Int("min-layer"), peers: peers}, err
+}
+
+// narrow is the first setting of the profile's ladder that the budget pays for; see node.Question.
+func (s *spending) narrow(tokens []int) (t fedkv.Terms, err error) {
+	s.tokens = 0
+	for _, n := range tokens[:s.peers] {
+		s.tokens += n
+	}
+	setting, err := s.profile.Within(fedkv.Gather, s.bytes/float64(max(s.tokens, 1)))
+	if err != nil {
+		return t, fmt.Errorf("--budget %s for %d tokens: %w", s.budget, s.tokens, err)
+	}
+	t = fedkv.Terms{Publisher: setting.Schedules.From(s.minLayer).Publisher, Wire: setting.Wire}
+	s.planned, s.wire = 0, t.Wire
+	for _, l := range t.Publisher.Layers() {
+		for _, n := range tokens[:s.peers] {
+			k, v, err := s.shape.Layers[l].BlockSize(t.Wire.At(l), n)
+			if err != nil {
+				return t, err
+			}
+			s.planned += int64(k + v)
+		}
+	}
+	return t, nil
+}
+
+// String says what becomes of the budget.
+func (s *spending) String() string {
+	return fmt.Sprintf("the plan spends %s of %s on %d tokens of the peers", bytesText(s.planned), bytesText(int64(s.bytes)), s.tokens)
 }
 
 // withinBudget is the setting in gather that --budget pays for, if the contributors have so many tokens. p is nil if the

@@ -22,6 +22,7 @@ type terms struct {
 	Wire      fedkv.Wire
 	Rows      fedkv.RowPolicy
 	Positions fedkv.Positions
+	Narrow    func(tokens []int) (fedkv.Terms, error)
 
 	SetupBy    time.Duration
 	GatherBy   time.Duration
@@ -46,6 +47,7 @@ type gathering struct {
 	names              []string // by origin: what the owner calls it, or what it calls itself
 	notes              []string
 	committed, settled *fedkv.Layout
+	agreed             fedkv.Terms // final once committed is set
 }
 
 // gather starts the machine and dials everybody at once. Of so many positions at most, own are the publisher's after all
@@ -61,7 +63,7 @@ func gather(ctx context.Context, t *terms, contacts []Contact, own, positions in
 	var err error
 	g.machine, err = fedkv.NewPublisher(fedkv.PublisherConfig{
 		Session: g.id, Self: t.Self, ID: t.ID, Shape: t.Engine.Shape(), Schedules: t.Schedules, Wire: t.Wire, Rows: t.Rows,
-		Positions: t.Positions, Prefix: t.Prefix, Own: own, MaxContext: positions,
+		Positions: t.Positions, Narrow: t.Narrow, Prefix: t.Prefix, Own: own, MaxContext: positions,
 		Contributors: len(contacts), Names: slices.Clone(g.names), RequireAll: t.RequireAll, MinPeers: t.MinPeers,
 		SetupBy: t.SetupBy, GatherBy: t.GatherBy,
 	})
@@ -86,7 +88,7 @@ func (g *gathering) drain() {
 	g.notes = append(g.notes, r.Notes...)
 	g.x.gone(r.Missing, g.terms.Schedules.Regime())
 	if r.Committed != nil {
-		g.committed = r.Committed
+		g.committed, g.agreed = r.Committed, g.machine.Terms()
 	}
 	if r.Settled != nil {
 		g.settled = r.Settled
@@ -153,14 +155,14 @@ func (g *gathering) checkStaging(layout fedkv.Layout) error {
 	t := g.terms
 	var bytes int64
 	last := len(layout.Segments) - 1
-	for _, layer := range t.Schedules.Publisher.Layers() {
+	for _, layer := range g.agreed.Publisher.Layers() {
 		shape := t.Engine.Shape().Layers[layer]
 		for _, segment := range layout.Segments[:last] {
 			reach := layout.Segments[last].Offset
 			if t.Positions == fedkv.Canonical {
 				reach = segment.End() // everybody behind it may be lost
 			}
-			size, err := shape.StagingSize(t.Wire.At(layer), segment.Tokens, shape.FirstRow(segment, reach))
+			size, err := shape.StagingSize(g.agreed.Wire.At(layer), segment.Tokens, shape.FirstRow(segment, reach))
 			if err != nil {
 				return err
 			}

@@ -37,6 +37,10 @@ type Question struct {
 	Positions  fedkv.Positions
 	MaxContext int // positions, the answer's included
 
+	// Narrow, if set, chooses fewer of the publisher's sync layers and smaller types once the contributors' tokens are
+	// known, by origin: see fedkv.PublisherConfig. Gather only.
+	Narrow func(tokens []int) (fedkv.Terms, error)
+
 	Outputs    int           // of how many of the last own tokens logits are kept; 0: of one, to generate
 	MicroBatch int           // 0: 512 in gather, the whole segment in lockstep
 	SetupBy    time.Duration // who is not ready by then is left out
@@ -65,6 +69,7 @@ func Ask(ctx context.Context, q Question) (*Session, error) {
 		Rows: q.Rows, LocalRows: q.LocalRows, Positions: q.Positions, MaxContext: q.MaxContext, Keep: q.Answer, SetupBy: q.SetupBy,
 		GatherBy: q.GatherBy, RequireAll: q.RequireAll, MinPeers: q.MinPeers, MaxStaging: q.MaxStaging, Log: q.Log,
 	})
+	c.terms.Narrow = q.Narrow
 	c.own, c.answer, c.linger = len(q.Own), 0, true
 	c.cells = q.cells
 	err := c.Add(q.Contacts...)

@@ -135,10 +135,11 @@ func (c *Conversation) open(g *gathering) (cache Cache, spec fedkv.CacheSpec, er
 		return nil, spec, err
 	}
 	spec = c.cells(committed)
+	spec.Sync = g.agreed.Publisher
 	if cache, err = c.chat.Engine.Open(spec); err != nil {
 		return nil, spec, fmt.Errorf("a cache for %d tokens: %w", spec.SyncCells, err)
 	}
-	if err = c.prefix(live, cache, len(committed.Segments) > 1); err != nil {
+	if err = c.prefix(live, cache, len(committed.Segments) > 1, g.agreed); err != nil {
 		err = errors.Join(err, cache.Close())
 		return nil, spec, err
 	}
@@ -146,7 +147,7 @@ func (c *Conversation) open(g *gathering) (cache Cache, spec fedkv.CacheSpec, er
 }
 
 // prefix evaluates the prefix and checks that the rows of contributors, if there are any, can be placed behind it.
-func (c *Conversation) prefix(ctx context.Context, cache Cache, contributors bool) error {
+func (c *Conversation) prefix(ctx context.Context, cache Cache, contributors bool, agreed fedkv.Terms) error {
 	if len(c.chat.Prefix) == 0 {
 		return nil
 	}
@@ -164,7 +165,7 @@ func (c *Conversation) prefix(ctx context.Context, cache Cache, contributors boo
 			return fedkv.Errorf(fedkv.CodePlan, "%v; use --positions inplace", err)
 		}
 	}
-	return canCentre(cache, c.chat.Wire, c.chat.Schedules.Publisher)
+	return canCentre(cache, agreed.Wire, agreed.Publisher)
 }
 
 // joining is a gathering whose rows are to be placed.
@@ -337,7 +338,7 @@ func (c *Conversation) place(ctx context.Context, list []settled, words []fedkv.
 // remote is how a gathering's rows are placed, by so many positions behind where its layout has them.
 func (c *Conversation) remote(g settled, by int) *remote {
 	r := &remote{
-		x: g.x, cache: c.talk.cache, wire: c.chat.Wire, pending: g.machine.Pending, hidden: map[int]bool{},
+		x: g.x, cache: c.talk.cache, wire: g.agreed.Wire, pending: g.machine.Pending, hidden: map[int]bool{},
 		keep: true, done: map[int]bool{},
 		placed: func(origin, layer int, at []int32) {
 			s := g.shares[origin]
