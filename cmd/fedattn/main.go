@@ -115,8 +115,9 @@ func newApp(args []string, stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		ErrWriter: stderr,
 		Metadata:  map[string]any{rawArguments: args},
 		Commands: []*cli.Command{
-			nodeCommand(), askCommand(), chatCommand(), verifyCommand(), evalCommand(), analyzeCommand(), calibrateCommand(), inspectCommand(),
-			pullCommand(), modelsCommand(), cacheCommand(),
+			nodeCommand(), askCommand(), chatCommand(), serveCommand(),
+			verifyCommand(), evalCommand(), analyzeCommand(), calibrateCommand(),
+			inspectCommand(), pullCommand(), modelsCommand(), cacheCommand(),
 			idCommand(), inviteCommand(), joinCommand(), peersCommand(), receiptsCommand(), healthCommand(),
 			helpCommand(),
 		},

@@ -136,11 +136,18 @@ func (t reporter) received(r node.Report) (bytes int64) {
 
 // object prints the answer as JSON.
 func (t reporter) object(w io.Writer, text, stop string, r node.Report) error {
-	a := answer{text, stop, federation{
+	out := json.NewEncoder(w)
+	out.SetEscapeHTML(false)
+	return out.Encode(answer{text, stop, t.federation(r)})
+}
+
+// federation is what a session did, as programs read it.
+func (t reporter) federation(r node.Report) federation {
+	f := federation{
 		Session: r.Session.String(), Regime: r.Regime.String(), Wire: t.wire.String(), Tokens: r.Layout.Total(),
 		Bytes: t.received(r), SetupMS: r.SetupMS, WaitMS: r.WaitMS, SyncMS: r.SyncMS, PrefillMS: r.PrefillMS,
 		TTFTMS: r.TTFTMS, DecodeMS: r.DecodeMS, Decoded: r.Decoded, Notes: r.Notes, Peers: []peerJSON{},
-	}}
+	}
 	for _, p := range r.Peers {
 		j := peerJSON{Name: t.name(p.Origin, p.Name), ID: p.ID, Tokens: p.Tokens, Rows: p.Rows, Bytes: p.Bytes, PrefillMS: p.PrefillMS, TransferMS: p.TransferMS}
 		if t.isPeer(p) {
@@ -154,11 +161,9 @@ func (t reporter) object(w io.Writer, text, stop string, r node.Report) error {
 				j.Missing.Layer = &m.Layer
 			}
 		}
-		a.Federation.Peers = append(a.Federation.Peers, j)
+		f.Peers = append(f.Peers, j)
 	}
-	out := json.NewEncoder(w)
-	out.SetEscapeHTML(false)
-	return out.Encode(a)
+	return f
 }
 
 // afterAnswer writes the peers' table if asked for, and the footer.

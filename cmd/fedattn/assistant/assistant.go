@@ -27,6 +27,8 @@ type Config struct {
 	ID       string
 	Contacts []node.Contact // peers, in token order
 
+	Raw bool // no chat template: what is said is continued
+
 	Setting    profile.Setting
 	LocalRows  fedkv.Selection // of this device's own texts and what is said, at local layers
 	Positions  fedkv.Positions
@@ -72,7 +74,7 @@ func Open(ctx context.Context, cfg Config, system string, docs ...node.Document)
 
 // restart begins the conversation anew.
 func (a *Assistant) restart(system string) error {
-	frame, err := a.cfg.Engine.Frame(system)
+	frame, err := a.framed(system)
 	if err != nil {
 		return fmt.Errorf("%s; give an instruction-tuned model with --model", strings.TrimPrefix(err.Error(), "llama: "))
 	}
@@ -103,6 +105,15 @@ func (a *Assistant) restart(system string) error {
 	}
 	a.talk, a.frame, a.system, a.turns = talk, frame, system, nil
 	return nil
+}
+
+// framed is what stands around what is said.
+func (a *Assistant) framed(system string) (llama.Frame, error) {
+	if !a.cfg.Raw {
+		return a.cfg.Engine.Frame(system)
+	}
+	begin, err := a.cfg.Engine.TokenizeDocument("")
+	return llama.Frame{Prefix: begin}, err
 }
 
 func (a *Assistant) hangUp() error {
