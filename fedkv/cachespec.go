@@ -11,6 +11,23 @@ type CacheSpec struct {
 	Outputs    int      // tokens of one evaluation whose logits are kept, at most
 }
 
+// cellPadding: llama.cpp makes and attends to a multiple of this many cells.
+const cellPadding = 256
+
+// Bytes is what the cells take: K and V rows in float16, of all layers.
+func (s CacheSpec) Bytes(shape Shape) int64 {
+	var n int64
+	for l, layer := range shape.Layers {
+		cells := s.LocalCells
+		if l < s.Sync.Len() && s.Sync.Sync(l) {
+			cells = s.SyncCells
+		}
+		padded := (int64(cells) + cellPadding - 1) / cellPadding * cellPadding
+		n += padded * int64(layer.K+layer.V) * 2
+	}
+	return n
+}
+
 // Validate returns an error unless every count is positive and the sync layers can hold what the local ones hold.
 func (s CacheSpec) Validate() error {
 	switch {

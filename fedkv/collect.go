@@ -334,10 +334,6 @@ func (a *account) complete(layer int) bool {
 // several rows. It allows for micro-batches of 16 tokens, and for any in short segments.
 func maxCentred(tokens int) int { return 64 + tokens/16 }
 
-// maxPieces bounds the pieces of one segment at one layer that the book keeps apart: twice what the longest
-// segment makes in micro-batches of 512 tokens. Rows that meet count as one piece.
-const maxPieces = 2 * MaxTokens / 512
-
 // piece is rows [first, end).
 type piece struct{ first, end int }
 

@@ -11,11 +11,12 @@ type ContributorConfig struct {
 	Self       Hello  // what this device says of itself; its role is RoleContributor
 	ID         string // of this device, as the publisher's link proves it
 	Shape      Shape
-	MaxTokens  int  // longest segment that the owner shares in one session; 0: no limit but MaxContext
-	MaxContext int  // positions that this device can hold: prefix, in lockstep everybody before it, own
-	MinLayer   int  // rows of earlier layers stay here
-	Vocabulary int  // tokens of the vocabulary, which bounds the prefix's tokens; 0: the driver checks them
-	Greeted    bool // Hello and Welcome were exchanged on this link before
+	MaxTokens  int           // longest segment that the owner shares in one session; 0: no limit but MaxContext
+	MaxContext int           // positions that this device can hold: prefix, in lockstep everybody before it, own
+	MinLayer   int           // rows of earlier layers stay here
+	Vocabulary int           // tokens of the vocabulary, which bounds the prefix's tokens; 0: the driver checks them
+	MaxTime    time.Duration // longest session, whatever the plan says; 0: no limit
+	Greeted    bool          // Hello and Welcome were exchanged on this link before
 }
 
 func (c *ContributorConfig) validate() error {
@@ -264,10 +265,6 @@ func (c *Contributor) Pending(layer int) []int {
 	}
 	return c.book.Pending(layer)
 }
-
-// joinGrace is how long after the commit an earlier contributor may take to open its direct link, which it
-// does at its own commit, before it computes anything.
-const joinGrace = 5 * time.Second
 
 // joinBy is when the grace ends.
 func (c *Contributor) joinBy() time.Duration { return min(c.committed+joinGrace, c.WaitBy()) }
@@ -552,6 +549,9 @@ func (c *Contributor) planned(m Plan) error {
 	c.plan = m
 	c.start = c.now
 	c.end = c.now + time.Duration(m.DeadlineMS)*time.Millisecond
+	if c.cfg.MaxTime > 0 {
+		c.end = min(c.end, c.now+c.cfg.MaxTime)
+	}
 	c.most = min(m.MaxTokens, c.cfg.MaxContext-len(m.Prefix))
 	if c.cfg.MaxTokens > 0 {
 		c.most = min(c.most, c.cfg.MaxTokens)

@@ -1,5 +1,7 @@
 package fedkv
 
+import "time"
+
 // Every limit of the core, one sentence each. A length that arrives from a peer meets its limit here before
 // anything is allocated for it; what the transport limits besides (streams, windows, timeouts) is its own.
 const (
@@ -50,6 +52,14 @@ const (
 
 	// MaxQueryBytes bounds the vectors of one Queries in bytes, so that it fits into a control message.
 	MaxQueryBytes = 30 << 10
+
+	// joinGrace bounds how long after the commit an earlier contributor may take to open its direct link, which it does at
+	// its own commit, before it computes anything.
+	joinGrace = 5 * time.Second
+
+	// maxPieces bounds the pieces of one segment at one layer that the book keeps apart: twice what the longest segment
+	// makes in micro-batches of 512 tokens. Rows that meet count as one piece.
+	maxPieces = 2 * MaxTokens / 512
 
 	// MaxDeadlineMS bounds a session's deadline in milliseconds: one day.
 	MaxDeadlineMS = 24 * 60 * 60 * 1000

@@ -72,6 +72,18 @@ func memoryLimit(c *cli.Context) (int64, error) {
 	return int64(min(n, math.MaxInt64/2)), err
 }
 
+// sessionMemory is what --memory leaves for caches beside the weights; 0 is no limit.
+func sessionMemory(c *cli.Context, engine *llama.Engine) int64 {
+	limit, err := memoryLimit(c)
+	if err != nil || limit == 0 {
+		return 0
+	}
+	if info, err := os.Stat(engine.Path()); err == nil {
+		limit -= info.Size()
+	}
+	return max(limit, 1)
+}
+
 // loadEngine loads the model that the flags name.
 func loadEngine(c *cli.Context) (*llama.Engine, error) {
 	if err := checkModel(c); err != nil {

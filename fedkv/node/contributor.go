@@ -23,8 +23,9 @@ const (
 	// joinTimeout bounds how long a direct link waits for a session that this device does not know yet: its commit may
 	// be on the way.
 	joinTimeout = 10 * time.Second
-	// busyTimeout is how long a publisher waits for another session to end before it is refused.
-	busyTimeout = 2 * time.Second
+	// sessionTimeout bounds a session whatever its plan says, so that a publisher that does not take its rows holds
+	// nothing for ever.
+	sessionTimeout = time.Hour
 )
 
 var errShutdown = fedkv.Errorf(fedkv.CodeCancelled, "this device is shutting down")
@@ -54,7 +55,9 @@ type ContributorConfig struct {
 	// Rows keeps what was computed, so that the same segment is not evaluated again for the same prefix; nil: nothing is
 	// kept. In lockstep rows depend on others, and are not.
 	Rows     RowCache
-	Sessions int // evaluated at once; 0: 1
+	Sessions int   // evaluated at once; 0: 1
+	Memory   int64 // bytes for their caches; 0: no limit
+	Queue    int   // sessions that may wait for their turn; 0: 16
 
 	// OnSession is told what each session gave away. It may be nil, and is called from several goroutines.
 	OnSession func(Contribution)
@@ -82,7 +85,7 @@ type Contribution struct {
 // Contributor serves other devices' sessions.
 type Contributor struct {
 	cfg     ContributorConfig
-	slots   chan struct{}
+	turns   *turns
 	serving sync.WaitGroup // one for each link
 
 	mu       sync.Mutex
@@ -95,11 +98,14 @@ func NewContributor(cfg ContributorConfig) *Contributor {
 	if cfg.Sessions == 0 {
 		cfg.Sessions = 1
 	}
+	if cfg.Queue == 0 {
+		cfg.Queue = maxQueue
+	}
 	if cfg.MicroBatch == 0 {
 		cfg.MicroBatch = microBatch
 	}
 	return &Contributor{
-		cfg: cfg, slots: make(chan struct{}, cfg.Sessions),
+		cfg: cfg, turns: newTurns(cfg.Sessions, cfg.Queue, cfg.Memory),
 		sessions: map[fedkv.SessionID]*contribution{}, known: make(chan struct{}),
 	}
 }
@@ -137,26 +143,8 @@ func (c *Contributor) welcome(ctx context.Context, link Link) {
 	case hello.Role == fedkv.RoleContributor:
 		c.joined(ctx, link, hello)
 	default:
-		c.asked(ctx, link, hello)
+		c.serve(ctx, link, hello)
 	}
-}
-
-// asked serves a publisher if it is its turn.
-func (c *Contributor) asked(ctx context.Context, link Link, hello fedkv.Hello) {
-	patience := time.NewTimer(busyTimeout)
-	defer patience.Stop()
-	select {
-	case c.slots <- struct{}{}:
-	case <-patience.C:
-		refuse(ctx, link, &fedkv.Error{Code: fedkv.CodeBusy})
-		return
-	case <-ctx.Done():
-		_ = link.Close(fedkv.CodeCancelled, errShutdown.Error())
-		return
-	}
-	done := sync.OnceFunc(func() { <-c.slots })
-	defer done()
-	c.serve(ctx, link, hello, done)
 }
 
 // refuse tells a peer why and closes the link.
@@ -236,8 +224,8 @@ func (c *Contributor) register(id fedkv.SessionID, s *contribution) (forget func
 	}, nil
 }
 
-// serve runs one publisher's session. evaluated is called when it needs the engine no more.
-func (c *Contributor) serve(ctx context.Context, link Link, hello fedkv.Hello, evaluated func()) {
+// serve runs one publisher's session.
+func (c *Contributor) serve(ctx context.Context, link Link, hello fedkv.Hello) {
 	log := c.cfg.Log.With().Str("publisher", link.ID()).Logger()
 	grant, err := c.admit(link, fedkv.RolePublisher)
 	if err != nil {
@@ -251,7 +239,7 @@ func (c *Contributor) serve(ctx context.Context, link Link, hello fedkv.Hello, e
 		return
 	}
 	s.asker = hello.Name
-	s.run(hello, evaluated)
+	s.run(hello)
 	s.close()
 
 	done := s.report()
@@ -281,6 +269,7 @@ type contribution struct {
 	key      RowKey     // of the segment's rows, if they may be kept
 	known    *recording // rows that were kept; nil: none
 	recorded *recording // rows to keep; nil: they are not
+	lease    *lease     // nil while it is not this session's turn
 	cache    Cache      // nil while nothing is evaluated, and when nothing of it is needed any more
 
 	// under the exchange's lock
@@ -304,11 +293,20 @@ type waitingJoin struct {
 	decided chan error
 }
 
+// vocabulary bounds the tokens of a prefix, if the engine tells; otherwise it refuses them itself.
+func vocabulary(e Engine) int {
+	if e, ok := e.(interface{ Vocabulary() int }); ok {
+		return e.Vocabulary()
+	}
+	return 0
+}
+
 func newContribution(ctx context.Context, host *Contributor, link Link, grant Grant, log zerolog.Logger) (*contribution, error) {
 	cfg := &host.cfg
 	machine, err := fedkv.NewContributor(fedkv.ContributorConfig{
 		Self: cfg.Self, ID: cfg.ID, Shape: cfg.Engine.Shape(), MaxTokens: least(cfg.MaxTokens, grant.MaxTokens),
-		MaxContext: cfg.MaxContext, MinLayer: max(cfg.MinLayer, grant.MinLayer),
+		MaxContext: cfg.MaxContext, MinLayer: max(cfg.MinLayer, grant.MinLayer), MaxTime: sessionTimeout,
+		Vocabulary: vocabulary(cfg.Engine),
 	})
 	if err != nil {
 		return nil, err
@@ -328,7 +326,7 @@ func (s *contribution) drain() {
 	}
 	if r.Tokenise != nil {
 		s.plan = r.Tokenise
-		s.deadline = time.Now().Add(time.Duration(r.Tokenise.DeadlineMS) * time.Millisecond)
+		s.deadline = time.Now().Add(min(time.Duration(r.Tokenise.DeadlineMS)*time.Millisecond, sessionTimeout))
 	}
 	if r.Start != nil {
 		s.work = r.Start
@@ -355,18 +353,18 @@ func (s *contribution) drain() {
 }
 
 // run goes through one session, from Hello to the publisher's Done.
-func (s *contribution) run(hello fedkv.Hello, evaluated func()) {
+func (s *contribution) run(hello fedkv.Hello) {
 	s.x.run()
 	s.x.attach(fedkv.PublisherLink, s.link, false)
 	s.senders[fedkv.PublisherLink] = s.newSender(fedkv.PublisherLink, s.link)
 	_ = s.x.step(fedkv.Received{From: fedkv.PublisherLink, Message: hello})
-	if err := s.contribute(evaluated); err != nil {
+	if err := s.contribute(); err != nil {
 		s.x.stopped("the contributor", err)
 	}
 }
 
 // contribute is the session from the plan on. Its error is why this side does not go on, or that the session is over.
-func (s *contribution) contribute(evaluated func()) (err error) {
+func (s *contribution) contribute() (err error) {
 	waiting, cancel := context.WithTimeoutCause(s.x.live, planTimeout,
 		fedkv.Errorf(fedkv.CodeDeadline, "no plan came within %v", planTimeout))
 	defer cancel()
@@ -379,7 +377,9 @@ func (s *contribution) contribute(evaluated func()) (err error) {
 		return err
 	}
 	defer forget()
-	if err := s.tokenise(); err != nil {
+	defer func() { err = errors.Join(err, s.free()) }()
+	defer s.rest()
+	if err := s.admit(); err != nil {
 		return err
 	}
 	started := func() bool { return s.work != nil || s.sent }
@@ -390,7 +390,6 @@ func (s *contribution) contribute(evaluated func()) (err error) {
 	if err := s.await(started); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, s.free()) }()
 	if s.work != nil {
 		if err := s.compute(); err != nil {
 			return err
@@ -402,8 +401,42 @@ func (s *contribution) contribute(evaluated func()) (err error) {
 	}
 	fault.At(fault.AfterLastBlock)
 	fault.Later(fault.InDecode)
-	evaluated()
+	s.rest()
 	return s.linger()
+}
+
+// admit says Ready, if there is room for the session. In lockstep participants wait for each other inside the layers, so
+// that it has to be its turn before; in gather it waits for that when it is known that it needs an engine at all.
+func (s *contribution) admit() error {
+	if err := s.host.turns.full(); err != nil {
+		return err
+	}
+	tokens, err := s.tokenise()
+	if err != nil {
+		return err
+	}
+	if s.plan.Schedules.Regime() == fedkv.Lockstep {
+		own := len(s.plan.Prefix) + tokens // cells of others come on top, and how many is not known yet
+		if err := s.use(fedkv.CacheSpec{Sync: s.plan.Schedules.Contributors, LocalCells: own, SyncCells: own}); err != nil {
+			return err
+		}
+	}
+	return s.x.step(fedkv.Tokenised{Count: tokens})
+}
+
+// use waits for this session's turn to use the engine.
+func (s *contribution) use(spec fedkv.CacheSpec) (err error) {
+	if s.lease == nil {
+		s.lease, err = s.host.turns.take(s.x.live, s.link.ID(), spec.Bytes(s.x.shape))
+	}
+	return err
+}
+
+// rest lets others use the engine.
+func (s *contribution) rest() {
+	if s.lease != nil {
+		s.lease.done()
+	}
 }
 
 // compute sends the rows that the work asks for: those that were kept, or those of an evaluation.
@@ -425,13 +458,18 @@ func (s *contribution) compute() error {
 	return nil
 }
 
-// free closes the cache, if there is one.
+// free closes the cache, if there is one, and ends the turn.
 func (s *contribution) free() error {
-	if s.cache == nil {
-		return nil
+	var err error
+	if s.cache != nil {
+		err = s.cache.Close()
+		s.cache = nil
 	}
-	err := s.cache.Close()
-	s.cache = nil
+	if s.lease != nil {
+		s.lease.done()
+		s.lease.free()
+		s.lease = nil
+	}
 	return err
 }
 
@@ -475,20 +513,16 @@ func (s *contribution) settle(ctx context.Context, reached func() bool) error {
 	}
 }
 
-func (s *contribution) tokenise() error {
+// tokenise gets the segment and asks the owner about it.
+func (s *contribution) tokenise() (tokens int, err error) {
 	source := s.host.cfg.Source
 	if s.grant.Source != nil {
 		source = s.grant.Source
 	}
-	tokens, err := source.Segment(s.x.live, *s.plan)
-	if err != nil {
-		return err
+	if s.tokens, err = source.Segment(s.x.live, *s.plan); err != nil {
+		return 0, err
 	}
-	if err := s.consent(len(tokens)); err != nil {
-		return err
-	}
-	s.tokens = tokens
-	return s.x.step(fedkv.Tokenised{Count: len(tokens)})
+	return len(s.tokens), s.consent(len(s.tokens))
 }
 
 // evaluate runs prefix and segment through the layers, receiving and sending rows on the way.
@@ -568,6 +602,9 @@ func (s *contribution) refill() error {
 func (s *contribution) openCache(layers fedkv.Schedule) (err error) {
 	w := s.work
 	spec := s.spec()
+	if err := s.use(spec); err != nil {
+		return err
+	}
 	if s.cache, err = s.host.cfg.Engine.Open(spec); err != nil {
 		return fmt.Errorf("a cache for %d tokens: %w", w.Segment.End(), err)
 	}

@@ -41,8 +41,7 @@
 //
 // # Deadlines
 //
-// Every wait ends. A contributor's session: hello within helloTimeout, its turn within busyTimeout, the plan within
-// planTimeout, and everything else by the plan's deadline, which is the publisher's GatherBy. The publisher: its
+// Every wait ends. A contributor's session: hello within helloTimeout, the plan within planTimeout, and everything else by the plan's deadline, which is the publisher's GatherBy. The publisher: its
 // contributors are fixed at SetupBy at the latest, their rows are here at GatherBy or missing; after that it computes
 // alone. A turn ends with its context. Where a machine has the deadline it is the machine's to judge. Evaluations are interrupted when the session
 // ends.
