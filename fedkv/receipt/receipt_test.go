@@ -87,6 +87,11 @@ func TestTampering(t *testing.T) {
 		t.Fatal(err)
 	}
 	foreign, _ := os.ReadFile(filepath.Join(other, logFile))
+	// somebody else's key, and this device's name: the chain is right
+	forged, err := Receipt{Number: 2, Previous: link(lines[0]), Device: s.Device(), Tokens: 6}.seal(newSigner(t))
+	if err != nil {
+		t.Fatal(err)
+	}
 	for what, c := range map[string]struct {
 		text  []byte
 		fault int
@@ -97,6 +102,7 @@ func TestTampering(t *testing.T) {
 		"two swapped":        {bytes.Join([][]byte{lines[0], lines[2], lines[1], lines[3]}, nil), 2},
 		"one twice":          {bytes.Join([][]byte{lines[0], lines[0], lines[1]}, nil), 2},
 		"another device's":   {bytes.Join([][]byte{lines[0], bytes.SplitAfter(foreign, []byte("\n"))[1], lines[2]}, nil), 2},
+		"another key":        {slices.Concat(lines[0], forged), 2},
 		"nonsense":           {append([]byte("{}\n"), good...), 1},
 		"a key of one's own": {bytes.Replace(good, []byte(`"key":"`), []byte(`"key":"AAAA`), 1), 1},
 	} {
