@@ -62,7 +62,7 @@ func faultCells() (cells []cell) {
 	return cells
 }
 
-func number(t *testing.T, name string, otherwise int64) int64 {
+func fromEnv(t *testing.T, name string, otherwise int64) int64 {
 	t.Helper()
 	text := os.Getenv(name)
 	if text == "" {
@@ -158,8 +158,8 @@ func TestFaults(t *testing.T) {
 		t.Fatal("the answer does not depend on who takes part: nothing can be tested with it")
 	}
 
-	cells, seed := faultCells(), number(t, "FEDATTN_FAULT_SEED", 1)
-	runs := int(number(t, "FEDATTN_FAULT_RUNS", 1))
+	cells, seed := faultCells(), fromEnv(t, "FEDATTN_FAULT_SEED", 1)
+	runs := int(fromEnv(t, "FEDATTN_FAULT_RUNS", 1))
 	order := rand.New(rand.NewPCG(uint64(seed), 0))
 	n, failures, invalid := 0, 0, 0
 	for range runs {
