@@ -151,6 +151,7 @@ type planBody struct {
 	MaxTokens    int        `cbor:"10,keyasint"`
 	DeadlineMS   int        `cbor:"11,keyasint"`
 	Rows         Selection  `cbor:"12,keyasint"`
+	Home         Type       `cbor:"13,keyasint,omitempty"`
 }
 
 // layerTypes is a type for each layer, a byte each.
@@ -212,6 +213,7 @@ func wireForm(m Message) any {
 		body := planBody{
 			m.Session, m.Origin, m.Schedules.Publisher.Len(), m.Schedules.Contributors.Layers(), m.Schedules.Publisher.Layers(),
 			nil, nil, m.Positions, m.Prefix, m.MaxTokens, m.DeadlineMS, m.Rows,
+			m.Home,
 		}
 		body.TypesK, body.TypesV = wireBody(m.Wire)
 		return body
@@ -248,7 +250,7 @@ func parsePlan(body []byte) (Message, error) {
 	}
 	return Plan{
 		p.Session, p.Origin, Schedules{contributors, publisher}, wire, p.Rows,
-		p.Positions, p.Prefix, p.MaxTokens, p.DeadlineMS,
+		p.Positions, p.Prefix, p.MaxTokens, p.DeadlineMS, p.Home,
 	}, nil
 }
 

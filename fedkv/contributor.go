@@ -14,6 +14,7 @@ type ContributorConfig struct {
 	MaxTokens  int           // longest segment that the owner shares in one session; 0: no limit but MaxContext
 	MaxContext int           // positions that this device can hold: prefix, in lockstep everybody before it, own
 	MinLayer   int           // rows of earlier layers stay here
+	HomeOnly   bool          // all rows stay here, and may answer queries
 	Vocabulary int           // tokens of the vocabulary, which bounds the prefix's tokens; 0: the driver checks them
 	MaxTime    time.Duration // longest session, whatever the plan says; 0: no limit
 	Greeted    bool          // Hello and Welcome were exchanged on this link before
@@ -40,6 +41,7 @@ type Work struct {
 	Queries   []Query   // what they are compared with, by layer, if Rows needs it; zero where no rows are sent
 	Positions Positions
 	Prefix    []Token
+	Home      Type // not 0: rows are kept and answer queries; see Plan.Home. Sends says of which layers.
 
 	// At is the position at which the segment is evaluated: len(Prefix) if canonical, else Segment.Offset.
 	At int
@@ -168,6 +170,7 @@ type Contributor struct {
 	keep      [][]bool       // which of them were selected, by layer and row; nil: all, or nothing can be owed of it
 	queries   []Query        // what came of them, by layer; nil if rows need none
 	begun     bool           // Start was set, if it will be
+	kept      bool           // rows that stay home are computed
 	unsent    map[int]int    // blocks handed out and not sent yet, by recipient
 	bytes     int64
 	committed time.Duration // when evaluation began
@@ -239,6 +242,12 @@ func (c *Contributor) step(e Event) error {
 		return c.receiveDirect(e.From, e.Message)
 	case Tokenised:
 		return c.tokenised(e.Count)
+	case Kept:
+		if c.state != contributorWorking || c.plan.Home == 0 || c.kept {
+			return Errorf(CodeOrder, "there are no rows to keep")
+		}
+		c.kept, c.handed = true, c.now
+		return nil
 	case Joined:
 		return c.join(e)
 	case BlockOffered:
@@ -584,6 +593,15 @@ func (c *Contributor) suits(m Plan) error {
 	if err := checkRows(c.cfg.Shape, m.Wire, rows); err != nil {
 		return err
 	}
+	if m.Home != 0 {
+		for _, l := range m.Schedules.Publisher.Layers() {
+			if _, _, _, ok := c.cfg.Shape.Layers[l].HomeSizes(); !ok {
+				return Errorf(CodePlan, "rows of layer %d cannot answer queries", l)
+			}
+		}
+	} else if c.cfg.HomeOnly {
+		return Errorf(CodeHome, "its owner trusts this device only with what stays home, and the plan asks for rows: ask with --schedule home")
+	}
 	if early := rows.Before(c.cfg.MinLayer); early.Count() > 0 {
 		return Errorf(CodeForbidden, "the owner shares rows from layer %d on, the plan asks for layers %v", c.cfg.MinLayer, early)
 	}
@@ -633,9 +651,10 @@ func (c *Contributor) commit(m Commit) error {
 		Rows:      c.plan.Rows,
 		Positions: c.plan.Positions,
 		Prefix:    c.plan.Prefix,
+		Home:      c.plan.Home,
 		At:        own.Offset,
 		Sync:      sync,
-		Owes:      closesUp(c.plan.Positions, c.plan.Schedules, c.cfg.Shape),
+		Owes:      c.plan.Home == 0 && closesUp(c.plan.Positions, c.plan.Schedules, c.cfg.Shape),
 	}
 	if c.work.Positions == Canonical {
 		c.work.At = len(c.work.Prefix)
@@ -648,7 +667,9 @@ func (c *Contributor) commit(m Commit) error {
 	}
 	needed := c.firstNeeded()
 	c.work.Sends = c.plan.Schedules.Sends(rank, n)
-	if !c.work.Owes { // else any of its rows may be needed yet
+	if c.plan.Home != 0 {
+		needed = slices.Repeat([]int{c.tokens}, len(c.cfg.Shape.Layers)) // nobody gets any
+	} else if !c.work.Owes { // else any of its rows may be needed yet
 		c.work.Sends = c.work.Sends.keep(func(l int) bool { return needed[l] < c.tokens })
 	}
 	c.work.Waits = sync.Before(c.work.Sends.Last())
@@ -671,7 +692,7 @@ func (c *Contributor) commit(m Commit) error {
 			c.send(p.Origin, Join{c.plan.Session, c.work.Origin})
 		}
 	}
-	if c.work.Rows.NeedsQueries() {
+	if c.work.Rows.NeedsQueries() && c.plan.Home == 0 {
 		c.queries = make([]Query, layers)
 	}
 	c.begin()
@@ -891,7 +912,7 @@ func (c *Contributor) blockSent(e BlockSent) error {
 
 // proceed says Done once all rows are handed out and sent to all who are still there.
 func (c *Contributor) proceed() {
-	if c.state != contributorWorking || !c.out.OriginComplete(c.work.Origin) || !c.done() {
+	if c.state != contributorWorking || !c.out.OriginComplete(c.work.Origin) || !c.done() || c.plan.Home != 0 && !c.kept {
 		return
 	}
 	for _, n := range c.unsent {

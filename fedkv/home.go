@@ -7,6 +7,16 @@ import "math"
 // attention and the logarithm of its sum of exponentials. Merge makes of these the output of attention over all rows,
 // which is what placing the rows in one cache would give.
 
+// ParseHome reads how queries and outputs travel if rows stay home: f16 or q8_0.
+func ParseHome(name string) (Type, error) {
+	for _, t := range []Type{F16, Q8_0} {
+		if t.String() == name {
+			return t, nil
+		}
+	}
+	return 0, Errorf(CodePlan, "queries as %q; known are f16, q8_0", name)
+}
+
 // Partial is attention over some of the rows: Out is [tokens][heads][head dim of V], LSE is [tokens][heads], the
 // logarithm of the sum of exponentials of the scores. Over no rows LSE is -Inf and Out is 0.
 type Partial struct{ Out, LSE []float32 }

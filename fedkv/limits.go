@@ -61,6 +61,12 @@ const (
 	// makes in micro-batches of 512 tokens. Rows that meet count as one piece.
 	maxPieces = 2 * MaxTokens / 512
 
+	// MaxRoundTokens bounds the tokens of one Query: those that the publisher evaluates together.
+	MaxRoundTokens = 8192
+
+	// MaxRound bounds the payload of one Query or Partial in bytes.
+	MaxRound = 64 << 20
+
 	// MaxDeadlineMS bounds a session's deadline in milliseconds: one day.
 	MaxDeadlineMS = 24 * 60 * 60 * 1000
 )

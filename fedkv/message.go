@@ -159,7 +159,8 @@ type Plan struct {
 	Positions  Positions
 	Prefix     []Token // evaluated by everybody, sent by nobody; at most MaxPrefix
 	MaxTokens  int     // most tokens that the segment may have
-	DeadlineMS int     // milliseconds from receipt to the end of the session
+	DeadlineMS int     // milliseconds from receipt to the end of the session; if rows stay home, of any wait for a query
+	Home       Type    // 0: rows are sent; F16 or Q8_0: they stay home, and queries and outputs travel in this type
 }
 
 // Ready answers a Plan: the segment is tokenised and has this many tokens, at least 1.
@@ -306,6 +307,15 @@ func (m Plan) validate() error {
 		check(len(m.Prefix) == 0 || slices.Min(m.Prefix) >= 0, "a negative token in the prefix"),
 		checkRange("most tokens", m.MaxTokens, 1, MaxTokens),
 		checkRange("deadline", m.DeadlineMS, 1, MaxDeadlineMS),
+		checkHome(m.Home, m.Schedules),
+	)
+}
+
+// checkHome says whether rows may stay home: contributors must not need each other's.
+func checkHome(t Type, s Schedules) error {
+	return first(
+		check(t == 0 || t == F16 || t == Q8_0, "queries as %v; f16 and q8_0 are possible", t),
+		check(t == 0 || s.Regime() == Gather, "rows stay home in %v; that is for gather", s.Regime()),
 	)
 }
 

@@ -464,7 +464,7 @@ func TestTheLargestMessagesFit(t *testing.T) {
 		hello, hello.Welcome(text), Refuse{math.MaxUint16, text},
 		Plan{
 			sampleSession, MaxParticipants - 2, all, Uniform(WireTypes{F16, F16}, MaxLayers),
-			Selection{RowsRandom, math.MaxUint64, slices.Repeat([]Share{WholeShare}, MaxRowShares)}, InPlace, prefix, MaxTokens, MaxDeadlineMS,
+			Selection{RowsRandom, math.MaxUint64, slices.Repeat([]Share{WholeShare}, MaxRowShares)}, InPlace, prefix, MaxTokens, MaxDeadlineMS, 0,
 		},
 		Ready{sampleSession, MaxTokens},
 		Commit{sampleSession, MaxPrefix, largestRoster(MaxParticipants), &Terms{all.Publisher, Uniform(WireTypes{F16, F16}, MaxLayers)}},

@@ -2,6 +2,7 @@ package fedkv
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -22,6 +23,12 @@ type PublisherConfig struct {
 	// Narrow, if set, is asked at the commit which part of the plan's publisher schedule and wire types the rows of so many
 	// tokens may have, by origin, 0 for who is left out: gather only. Its error ends the session. It depends on nothing else.
 	Narrow func(tokens []int) (Terms, error)
+
+	// Home says whose rows stay where they are, by origin, shorter or nil where they are sent; HomeType is how queries and
+	// outputs travel: F16 or Q8_0. Their segments take no room of MaxContext, but all positions are below MaxPositions.
+	Home         []bool
+	HomeType     Type
+	MaxPositions int // 0: MaxContext
 
 	Contributors int      // devices asked: origins 0..Contributors-1; the publisher's origin is Contributors
 	Names        []string // what the owner calls them, by origin; shorter or nil where unknown
@@ -63,10 +70,34 @@ func (c *PublisherConfig) validate() error {
 		checkRange("prefix tokens", len(c.Prefix), 0, MaxPrefix),
 		checkRange("own tokens", c.Own, 1, MaxTokens),
 		checkRange("contributors", c.Contributors, 0, MaxParticipants-1),
+		c.checkHome(layers),
 		checkRange("least contributors", c.MinPeers, 0, c.Contributors),
 		check(c.SetupBy >= 0 && c.GatherBy >= c.SetupBy, "rows are due at %v, before setup ends at %v", c.GatherBy, c.SetupBy),
 		checkRange("deadline", int(min(c.GatherBy.Milliseconds(), MaxDeadlineMS+1)), 0, MaxDeadlineMS),
 	)
+}
+
+// checkHome reports why rows cannot stay home if that is asked for.
+func (c *PublisherConfig) checkHome(layers Schedule) error {
+	if !slices.Contains(c.Home, true) {
+		return nil
+	}
+	for _, l := range layers.Layers() {
+		if _, _, _, ok := c.Shape.Layers[l].HomeSizes(); !ok {
+			return fmt.Errorf("attention of this model cannot be shared, so that rows cannot stay home: use gather")
+		}
+	}
+	return first(check(c.HomeType != 0, "no type of queries"), checkHome(c.HomeType, c.Schedules))
+}
+
+func (c *PublisherConfig) home(origin int) bool { return origin < len(c.Home) && c.Home[origin] }
+
+// positions is how many tokens the contributors may have together, those whose rows stay home included.
+func (c *PublisherConfig) positions() int {
+	if c.MaxPositions == 0 {
+		return c.room()
+	}
+	return min(c.MaxPositions, MaxTokens) - len(c.Prefix) - c.Own
 }
 
 // PublisherReady is what the publisher's driver has to do.
@@ -136,6 +167,7 @@ type peer struct {
 	most     int // tokens that its plan allows
 	tokens   int // tokens it said Ready with
 	linked   bool
+	kept     bool // its rows stay home, and are ready
 }
 
 type peerState uint8
@@ -259,7 +291,7 @@ func (p *Publisher) Deadline() (time.Duration, bool) {
 	switch {
 	case p.state == publisherSetup:
 		return p.cfg.SetupBy, true
-	case p.state != publisherOver && !p.book.Complete():
+	case p.state != publisherOver && !p.complete():
 		return p.cfg.GatherBy, true
 	}
 	return 0, false
@@ -325,6 +357,9 @@ func (p *Publisher) peerUp(e PeerUp) error {
 		return p.violation(e.Origin, err)
 	}
 	peer.most = min(p.cfg.room(), MaxTokens)
+	if p.cfg.home(e.Origin) {
+		peer.most = min(p.cfg.positions(), MaxTokens)
+	}
 	if peer.most < 1 {
 		p.out(e.Origin, CodeTooLong, "the context is full with the prefix and the question", true)
 		return nil
@@ -343,8 +378,17 @@ func (p *Publisher) peerUp(e PeerUp) error {
 		Prefix:     p.cfg.Prefix,
 		MaxTokens:  peer.most,
 		DeadlineMS: int(max(1, (p.cfg.GatherBy - p.now).Milliseconds())),
+		Home:       p.homeType(e.Origin),
 	})
 	return nil
+}
+
+// homeType is 0 for contributors whose rows are sent.
+func (p *Publisher) homeType(origin int) Type {
+	if p.cfg.home(origin) {
+		return p.cfg.HomeType
+	}
+	return 0
 }
 
 // suits reports why a device cannot contribute to this session.
@@ -416,6 +460,7 @@ func (p *Publisher) receive(from int, m Message) error {
 		if peer.state != peerIn {
 			return p.violation(from, Errorf(CodeOrder, "done came before the session was committed"))
 		}
+		peer.kept = p.cfg.home(from) // then it says that the rows are ready
 		return nil
 	}
 	return p.violation(from, Errorf(CodeOrder, "a contributor sends no %v", m.messageType()))
@@ -431,23 +476,52 @@ func (p *Publisher) proceed() {
 		}
 		p.commit()
 	}
-	if p.state == publisherCommitted && (p.cfg.Schedules.Regime() == Lockstep || p.book.Complete()) {
+	if p.state == publisherCommitted && (p.cfg.Schedules.Regime() == Lockstep || p.complete()) {
 		p.settle()
 	}
+}
+
+// delivered reports whether a contributor of the roster has done what the evaluation waits for.
+func (p *Publisher) delivered(origin int) bool {
+	return p.book.OriginComplete(origin) && (p.peers[origin].kept || !p.cfg.home(origin))
+}
+
+// complete reports whether nobody is waited for.
+func (p *Publisher) complete() bool {
+	for origin := range p.peers {
+		if p.peers[origin].state == peerIn && !p.delivered(origin) {
+			return false
+		}
+	}
+	return p.book.Complete()
 }
 
 // commit freezes the participants. Contributors that do not fit beside those before them are refused, the
 // last first.
 func (p *Publisher) commit() {
-	used := 0
+	used, all := 0, 0 // tokens whose rows come; everybody's
 	for i := range p.peers {
-		if p.peers[i].state == peerReady {
-			used += p.peers[i].tokens
+		switch {
+		case p.peers[i].state != peerReady:
+		case p.cfg.home(i):
+			all += p.peers[i].tokens
+		default:
+			used, all = used+p.peers[i].tokens, all+p.peers[i].tokens
 		}
 	}
 	room := p.cfg.room()
+	for origin := len(p.peers) - 1; origin >= 0 && all > p.cfg.positions(); origin-- {
+		if p.peers[origin].state != peerReady || !p.cfg.home(origin) {
+			continue
+		}
+		all -= p.peers[origin].tokens
+		p.out(origin, CodeTooLong, fmt.Sprintf("its %d tokens do not fit: there are positions for %d of all contributors", p.peers[origin].tokens, p.cfg.positions()), true)
+		if p.state == publisherOver {
+			return
+		}
+	}
 	for origin := len(p.peers) - 1; origin >= 0 && used > room; origin-- {
-		if p.peers[origin].state != peerReady {
+		if p.peers[origin].state != peerReady || p.cfg.home(origin) {
 			continue
 		}
 		used -= p.peers[origin].tokens
@@ -530,6 +604,9 @@ func (p *Publisher) roster(l Layout) []Participant {
 // layout.
 func (p *Publisher) firstNeeded(l Layout, origin int) []int {
 	s, _ := l.Segment(origin)
+	if p.cfg.home(origin) {
+		return slices.Repeat([]int{s.Tokens}, len(p.cfg.Shape.Layers)) // none of them
+	}
 	return p.cfg.Shape.FirstRows(s, l.Segments[len(l.Segments)-1].Offset)
 }
 
@@ -620,7 +697,7 @@ func (p *Publisher) tick(now time.Duration) {
 			if p.state == publisherCommitted {
 				p.book.Retract(origin) // rows that are owed are nobody's fault
 			}
-			if p.peers[origin].state == peerIn && !p.book.OriginComplete(origin) {
+			if p.peers[origin].state == peerIn && !p.delivered(origin) {
 				p.out(origin, CodeDeadline, fmt.Sprintf("its rows were not all here within %v", p.cfg.GatherBy), true)
 			}
 		}
@@ -643,12 +720,15 @@ func (p *Publisher) out(origin int, code Code, text string, tell bool) {
 	m := Missing{Origin: origin, Name: peer.name, Code: code, Text: text, Phase: PhaseConnect, Layer: -1}
 	committed := peer.state == peerIn
 	switch {
-	case committed && p.book.OriginComplete(origin):
+	case committed && p.delivered(origin) && !p.cfg.home(origin):
 		return
 	case committed:
 		m.Phase, m.Layer = PhasePrefill, p.book.FirstPending(origin)
-		if p.book.Rows(origin) > 0 {
+		switch {
+		case p.book.Rows(origin) > 0:
 			m.Phase = PhaseTransfer
+		case peer.kept:
+			m.Phase = PhaseAnswer
 		}
 		p.book.Lose(origin)
 	case peer.state != peerAbsent:

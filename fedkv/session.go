@@ -80,6 +80,9 @@ type Tokenised struct{ Count int }
 // layers count. It comes once, at any time: contributors wait for it after the commit.
 type Queried struct{ Layers []Query }
 
+// Kept is for Contributor, if its plan says that rows stay home: all of them are computed, and queries can be answered.
+type Kept struct{}
+
 // Tick tells the time. Deadlines pass only with it.
 type Tick struct{ Now time.Duration }
 
@@ -99,6 +102,7 @@ func (BlockSent) event()    {}
 func (Joined) event()       {}
 func (Tokenised) event()    {}
 func (Queried) event()      {}
+func (Kept) event()         {}
 func (Tick) event()         {}
 func (Stopped) event()      {}
 
@@ -117,6 +121,7 @@ const (
 	PhaseSetup    Phase = "setup"    // has its plan, has not said Ready
 	PhasePrefill  Phase = "prefill"  // committed, no row of it is here
 	PhaseTransfer Phase = "transfer" // some of its rows are here
+	PhaseAnswer   Phase = "answer"   // it answered queries, or could have
 )
 
 // Missing names a participant that the session goes on without, and why.

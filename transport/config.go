@@ -182,10 +182,10 @@ func (c Config) quicConfig() *quic.Config {
 	}
 }
 
-// listenQUIC lets the dialer open the control stream.
+// listenQUIC lets the dialer open the control stream, and one for queries beside it.
 func (c Config) listenQUIC() *quic.Config {
 	config := c.quicConfig()
-	config.MaxIncomingStreams = 1
+	config.MaxIncomingStreams = 2
 	return config
 }
 

@@ -403,8 +403,11 @@ func TestSendBlockChecksItsCaller(t *testing.T) {
 func TestStreamLimits(t *testing.T) {
 	simulate(t, 0, func(t *testing.T, n *network) {
 		p, r := meetRogue(t, n)
+		if _, err := r.conn.OpenStream(); err != nil {
+			t.Errorf("a dialer may not open a stream for queries: %v", err)
+		}
 		if _, err := r.conn.OpenStream(); err == nil {
-			t.Error("a dialer may open a second bidirectional stream")
+			t.Error("a dialer may open two streams beside the control stream")
 		}
 		for range MaxIncomingBlocks {
 			r.block(t, []byte{0})

@@ -119,7 +119,10 @@ func runAsk(c *cli.Context) (err error) {
 		return err
 	}
 	defer stop()
-	q.Contacts = append(contacts, own...)
+	for i := range contacts {
+		contacts[i].Home = q.HomeType != 0
+	}
+	q.Contacts = append(contacts, own...) // what is here anyway stays rows
 	if r.minPeers > 0 {
 		q.MinPeers = r.minPeers + len(own)
 	}
@@ -177,6 +180,12 @@ func prepare(c *cli.Context, r request, engine *llama.Engine) (q node.Question, 
 		// the endpoint counts memory, which comes in powers of two: half of it is sure to be enough for the rows
 		RequireAll: c.Bool("require-all"), MaxStaging: memoryShare() / 2, Log: newLogger(c, c.Bool("verbose")),
 	}
+	if _, q.HomeType, err = cutHome(c.String("schedule")); err != nil {
+		return q, err
+	}
+	if q.HomeType != 0 { // what stays with others takes no memory here
+		q.MaxPositions = max(most, engine.ContextTrain())
+	}
 	if len(q.Prefix) > fedkv.MaxPrefix {
 		return q, fmt.Errorf("the system prompt has %d tokens with the chat template, %d are allowed: shorten --system", len(q.Prefix), fedkv.MaxPrefix)
 	}
@@ -225,7 +234,7 @@ const scheduleHelp = "A schedule says at which layers devices attend to each oth
 	"(both all), or for both alike all, none, every fourth layer as H=4 or tail=4 or head=4, as many placed by shallow=4,\n" +
 	"deep=4, progressive=4 or regressive=4, layers such as 2- or 0,4,8-11; or apart, contributors=2-;publisher=all."
 
-const scheduleNames = "auto, gather, lockstep, lockstep-small, light, paper:4, all, none, H=4, layers such as 2- or 0,4,8, contributors=2-;publisher=all"
+const scheduleNames = "auto, gather, home, home:q8_0, lockstep, lockstep-small, light, paper:4, all, none, H=4, layers such as 2- or 0,4,8, contributors=2-;publisher=all"
 
 func scheduleError(spec string, err error) error {
 	if err == nil {
@@ -244,8 +253,15 @@ func plan(c *cli.Context, engine *llama.Engine, tokens int) (s profile.Setting, 
 	if err != nil {
 		return s, 0, err
 	}
-	if s, err = resolve(c.String("schedule"), c.String("wire"), engine.Layers(), known); err != nil {
+	spec, home, err := cutHome(c.String("schedule"))
+	if err != nil {
 		return s, 0, err
+	}
+	if s, err = resolve(spec, c.String("wire"), engine.Layers(), known); err != nil {
+		return s, 0, err
+	}
+	if home != 0 {
+		s.Wire = unsent(engine.Layers())
 	}
 	if c.String("budget") != "" {
 		if s, err = withinBudget(c, known, tokens); err != nil {

@@ -92,12 +92,19 @@ func evalCases(c *cli.Context, layers int, p *profile.Profile) ([]evalCase, erro
 		}
 		for _, s := range c.StringSlice("schedule") {
 			for _, w := range wiresOf(c) {
-				setting, err := resolve(s, w, layers, p)
+				spec, home, err := cutHome(s)
+				if err != nil {
+					return nil, err
+				}
+				setting, err := resolve(spec, w, layers, p)
 				if err == nil && s == autoPreset && c.String("budget") != "" {
 					setting, err = withinBudget(c, p, c.Int("tokens")-c.Int("prefix-tokens")-c.Int("publisher-tokens"))
 				}
 				if err != nil {
 					return nil, err
+				}
+				if home != 0 {
+					setting.Wire = unsent(layers)
 				}
 				schedules := setting.Schedules
 				k, v := lab.WireNames(setting.Wire)
@@ -106,14 +113,18 @@ func evalCases(c *cli.Context, layers int, p *profile.Profile) ([]evalCase, erro
 					where = fedkv.InPlace
 				}
 				name := ""
-				if w == "" && isPreset(s, p) {
+				if w == "" && isPreset(s, p) || home != 0 {
 					name = s
+				}
+				queries := ""
+				if home != 0 {
+					queries = home.String()
 				}
 				for _, rows := range c.StringSlice("rows") {
 					for _, local := range c.StringSlice("local-rows") {
 						cases = append(cases, evalCase{Case: lab.Case{
 							Name: name, Participants: participants, Contributors: schedules.Contributors.String(),
-							Publisher: schedules.Publisher.String(), WireK: k, WireV: v,
+							Publisher: schedules.Publisher.String(), WireK: k, WireV: v, Home: queries,
 							Rows: rows, LocalRows: local, Positions: where.String(), Seed: uint64(c.Int("seed")),
 						}})
 					}

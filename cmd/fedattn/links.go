@@ -59,6 +59,22 @@ func (l link) Flush(ctx context.Context) error {
 	return err
 }
 
+func (l link) OpenRounds(ctx context.Context) (node.Rounds, error) {
+	r, err := l.Peer.OpenRounds(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+func (l link) AcceptRounds(ctx context.Context) (node.Rounds, error) {
+	r, err := l.Peer.AcceptRounds(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
 func (l link) SendBlock(ctx context.Context, h fedkv.BlockHeader, rows []byte) error {
 	return l.Peer.SendBlock(ctx, h, rows)
 }

@@ -192,8 +192,10 @@ func (o *owner) Consent(ctx context.Context, r node.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := o.policy.MayHaveRows(peer); err != nil {
-		return err
+	if r.Plan.Home == 0 {
+		if err := o.policy.MayHaveRows(peer); err != nil {
+			return err
+		}
 	}
 	g, err := o.grant(peer)
 	if err != nil {

@@ -34,7 +34,8 @@ const wireTypes = "f16, q8_0, q5_1, q4_1, q4_0, nf3, each with +c (centred), +h 
 
 const presetHelp = "By name, with the wire types that suit the model if it has a profile: auto (the most for its bytes), gather, lockstep,\n" +
 	"lockstep-small (nearly lockstep, with about half of its bytes), light (contributors meet at two layers or three),\n" +
-	"paper:4 (the paper's schedule, H=4). A profile comes with the program, or from fedattn calibrate with --profile."
+	"paper:4 (the paper's schedule, H=4). home is gather in which rows never leave: queries go out and outputs come back at\n" +
+	"every layer and for every token of the answer, in f16 or, as home:q8_0, in half of that. A profile comes with the program, or from fedattn calibrate with --profile."
 
 func profileFlag(category string) cli.Flag {
 	return &cli.StringFlag{Name: "profile", Usage: "`FILE` that fedattn calibrate wrote for this model", Category: category}
@@ -109,6 +110,29 @@ func resolve(spec, wire string, layers int, p *profile.Profile) (s profile.Setti
 	return s, err
 }
 
+// homePrefix is a schedule of its own: gather in which rows stay where they are; after a colon, how queries travel.
+const homePrefix = "home"
+
+// cutHome takes home apart: the schedule that it is, and the type of queries, 0 for any other schedule.
+func cutHome(spec string) (schedule string, home fedkv.Type, err error) {
+	if spec == homePrefix {
+		return "gather", fedkv.F16, nil
+	}
+	name, ok := strings.CutPrefix(spec, homePrefix+":")
+	if !ok {
+		return spec, 0, nil
+	}
+	if home, err = fedkv.ParseHome(name); err != nil {
+		return "", 0, usagef("--schedule %q: %v", spec, err)
+	}
+	return "gather", home, nil
+}
+
+// unsent is the wire types where rows stay home: nothing is lost of those that are this device's own.
+func unsent(layers int) fedkv.Wire {
+	return fedkv.Uniform(fedkv.WireTypes{K: fedkv.F16, V: fedkv.F16}, layers)
+}
+
 // isPreset reports whether a name stands for more than a schedule.
 func isPreset(name string, p *profile.Profile) bool {
 	if p != nil {
@@ -138,7 +162,14 @@ func anyProfile() *profile.Profile {
 
 // checkSetting finds what is wrong with a schedule or wire types in any model, before one is loaded.
 func checkSetting(spec, wire string) error {
-	_, err := resolve(spec, wire, fedkv.MaxLayers, anyProfile())
+	spec, home, err := cutHome(spec)
+	if err != nil {
+		return err
+	}
+	if home != 0 && wire != "" {
+		return usagef("--wire %s: with --schedule home no rows are sent; leave it out", wire)
+	}
+	_, err = resolve(spec, wire, fedkv.MaxLayers, anyProfile())
 	return err
 }
 

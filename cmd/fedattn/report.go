@@ -61,22 +61,27 @@ type reporter struct {
 	addresses []transport.PeerAddress // by origin
 	wire      fedkv.Wire
 	err       io.Writer
+
+	noted int          // notes that were written before the answer
+	told  map[int]bool // origins that were named as missing before it
 }
 
 func (t reporter) isPeer(p node.PeerReport) bool { return p.Origin < len(t.addresses) }
 
 // beforeAnswer says who is missing in the answer. It fails if somebody has to take part and no peer ever did.
-func (t reporter) beforeAnswer(r node.Report, somebody bool) error {
+func (t *reporter) beforeAnswer(r node.Report, somebody bool) error {
 	for _, note := range r.Notes {
 		fmt.Fprintf(t.err, "note: %s\n", note)
 	}
+	t.noted, t.told = len(r.Notes), map[int]bool{}
 	var why []string
 	for _, p := range r.Peers {
-		if p.Missing == nil || p.Missing.Phase == fedkv.PhasePrefill || p.Missing.Phase == fedkv.PhaseTransfer {
+		if p.Missing == nil || p.Missing.Phase == fedkv.PhasePrefill || p.Missing.Phase == fedkv.PhaseTransfer || p.Missing.Phase == fedkv.PhaseAnswer {
 			somebody = false
 		}
 		if p.Missing != nil {
 			why = append(why, t.why(*p.Missing))
+			t.told[p.Origin] = true
 		}
 	}
 	if somebody && len(why) == 1 {
@@ -107,9 +112,14 @@ func (t reporter) why(m fedkv.Missing) string {
 			who = fmt.Sprintf("peer %s at %s", a.ID.Short(), a.HostPort)
 		}
 	}
+	if m.Phase == fedkv.PhasePrefill && m.Layer < 0 {
+		return fmt.Sprintf("%s, lost before its rows could be queried: %s", who, text)
+	}
 	switch m.Phase {
 	case fedkv.PhasePrefill:
 		return fmt.Sprintf("%s, lost before its rows of layer %d came: %s", who, m.Layer, text)
+	case fedkv.PhaseAnswer:
+		return fmt.Sprintf("%s, lost while its rows were queried: %s", who, text)
 	case fedkv.PhaseTransfer:
 		return fmt.Sprintf("%s, lost when its rows of layer %d were due: %s", who, m.Layer, text)
 	}
@@ -168,6 +178,7 @@ func (t reporter) federation(r node.Report) federation {
 
 // afterAnswer writes the peers' table if asked for, and the footer.
 func (t reporter) afterAnswer(r node.Report, verbose bool) {
+	t.lostInAnswer(r)
 	if verbose {
 		t.table(r)
 	}
@@ -195,6 +206,22 @@ func (t reporter) footer(r node.Report) string {
 	return fmt.Sprintf("[ prefill %d tok %.1f t/s | decode %d tok %.1f t/s | TTFT %.1f s | peers %d/%d | recv %s | sync %.0f %% ]",
 		r.Own, rate(r.Own, r.PrefillMS), r.Decoded, rate(r.Decoded, r.DecodeMS), r.TTFTMS/1000, present, len(t.addresses),
 		bytesText(t.received(r)), share)
+}
+
+// lostInAnswer says who went after the answer had begun; the notes say from which token on.
+func (t reporter) lostInAnswer(r node.Report) {
+	for _, note := range r.Notes[min(t.noted, len(r.Notes)):] {
+		fmt.Fprintf(t.err, "note: %s\n", note)
+	}
+	for _, p := range r.Peers {
+		if p.Missing != nil && p.Missing.Phase == fedkv.PhaseAnswer && !t.told[p.Origin] {
+			fmt.Fprintf(t.err, "missing: %s\n", t.why(*p.Missing))
+		}
+	}
+	if h := r.Home; h.Rounds > 0 {
+		fmt.Fprintf(t.err, "[ home: %d round trips, %s sent, %s received, median %.0f us, 95 %% below %.0f us ]\n",
+			h.Rounds, bytesText(h.Sent), bytesText(h.Received), h.MedianUS, h.P95US)
+	}
 }
 
 func (t reporter) table(r node.Report) {

@@ -100,7 +100,7 @@ func (t *Tiny) Shape() fedkv.Shape {
 	row := t.KVHeads * t.HeadDim
 	s := fedkv.Shape{Layers: make([]fedkv.LayerShape, t.Layers)}
 	for l := range s.Layers {
-		s.Layers[l] = fedkv.LayerShape{K: row, V: row}
+		s.Layers[l] = fedkv.LayerShape{K: row, V: row, Heads: t.Heads, KVHeads: t.KVHeads}
 		if t.Window > 0 && (l+1)%t.Global != 0 {
 			s.Layers[l].Window = t.Window
 		}
@@ -212,16 +212,41 @@ func (p *Pass) Queries() [][]float64 {
 // Attend finishes the next layer: token q of the pass attends to those of the rows that see accepts, in their
 // order, and goes through the feed-forward part.
 func (p *Pass) Attend(rows Rows, see func(q, k int) bool) {
-	l, m := &p.model.layers[p.layer], p.model
+	queries := p.HeadQueries()
+	heads := make([][]float64, len(p.x))
+	for q := range p.x {
+		heads[q], _ = p.model.Heard(queries[q], rows, func(k int) bool { return see(q, k) })
+	}
+	p.Finish(heads)
+}
+
+// HeadQueries is the queries of the pass's tokens at the next layer, rotated: [tokens][heads × head dim].
+func (p *Pass) HeadQueries() [][]float64 {
+	l := &p.model.layers[p.layer]
+	queries := make([][]float64, len(p.x))
 	for q, x := range p.x {
-		query := l.q.times(normalise(x, l.attentionNorm))
-		rotate(query, p.positions[q], m.HeadDim)
-		heads := make([]float64, 0, m.Heads*m.HeadDim)
-		for head := range m.Heads {
-			at := head / (m.Heads / m.KVHeads) * m.HeadDim // of the KV head that this head shares
-			heads = append(heads, attend(query[head*m.HeadDim:][:m.HeadDim], rows, at, func(k int) bool { return see(q, k) })...)
-		}
-		add(x, l.o.times(heads))
+		queries[q] = l.q.times(normalise(x, l.attentionNorm))
+		rotate(queries[q], p.positions[q], p.model.HeadDim)
+	}
+	return queries
+}
+
+// Heard is attention of one token's query over the rows that see accepts: what each head hears, [heads × head dim], and
+// the logarithm of each head's sum of exponentials, −∞ if no row is seen.
+func (t *Tiny) Heard(query []float64, rows Rows, see func(k int) bool) (heads, sums []float64) {
+	for head := range t.Heads {
+		at := head / (t.Heads / t.KVHeads) * t.HeadDim // of the KV head that this head shares
+		out, sum := attend(query[head*t.HeadDim:][:t.HeadDim], rows, at, see)
+		heads, sums = append(heads, out...), append(sums, sum)
+	}
+	return heads, sums
+}
+
+// Finish finishes the next layer with what the heads of each token heard, [tokens][heads × head dim].
+func (p *Pass) Finish(heads [][]float64) {
+	l := &p.model.layers[p.layer]
+	for q, x := range p.x {
+		add(x, l.o.times(heads[q]))
 
 		h := normalise(x, l.feedNorm)
 		gate, up := l.gate.times(h), l.up.times(h)
@@ -245,8 +270,9 @@ func (p *Pass) Logits() [][]float64 {
 	return out
 }
 
-// attend is softmax(q·K / √d)·V of one head, whose part of the rows begins at element at.
-func attend(query []float64, rows Rows, at int, see func(k int) bool) []float64 {
+// attend is softmax(q·K / √d)·V of one head, whose part of the rows begins at element at, and the logarithm of the sum of
+// exponentials.
+func attend(query []float64, rows Rows, at int, see func(k int) bool) ([]float64, float64) {
 	scores := make([]float64, len(rows.K))
 	most := math.Inf(-1)
 	for k := range rows.K {
@@ -266,10 +292,13 @@ func attend(query []float64, rows Rows, at int, see func(k int) bool) []float64 
 			}
 		}
 	}
+	if sum == 0 {
+		return out, math.Inf(-1)
+	}
 	for i := range out {
 		out[i] /= sum
 	}
-	return out
+	return out, most + math.Log(sum)
 }
 
 // rotate turns every head of a row by position: elements i and i + d/2 by position · 10000^(-2i/d).

@@ -99,12 +99,15 @@ func TestShiftIsEvaluationElsewhere(t *testing.T) {
 
 func TestAttentionToOneRowIsItsValue(t *testing.T) {
 	rows := Rows{K: [][]float64{{1, 0}, {0, 1}}, V: [][]float64{{3, 4}, {5, 6}}}
-	if got := attend([]float64{0.3, 0.7}, rows, 0, func(k int) bool { return k == 1 }); !slices.Equal(got, []float64{5, 6}) {
+	if got, _ := attend([]float64{0.3, 0.7}, rows, 0, func(k int) bool { return k == 1 }); !slices.Equal(got, []float64{5, 6}) {
 		t.Errorf("one row is seen: %v", got)
 	}
 	// Equal scores share equally.
-	if got := attend([]float64{0, 0}, rows, 0, func(int) bool { return true }); !slices.Equal(got, []float64{4, 5}) {
-		t.Errorf("two equal rows are seen: %v", got)
+	if got, sum := attend([]float64{0, 0}, rows, 0, func(int) bool { return true }); !slices.Equal(got, []float64{4, 5}) || sum != math.Log(2) {
+		t.Errorf("two equal rows are seen: %v, %g", got, sum)
+	}
+	if got, sum := attend([]float64{0, 0}, rows, 0, func(int) bool { return false }); !slices.Equal(got, []float64{0, 0}) || !math.IsInf(sum, -1) {
+		t.Errorf("no row is seen: %v, %g", got, sum)
 	}
 }
 

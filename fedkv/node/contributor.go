@@ -47,7 +47,9 @@ type ContributorConfig struct {
 
 	MaxTokens  int // longest segment that is shared; 0: no limit but MaxContext
 	MaxContext int
-	MinLayer   int // rows of earlier layers stay here
+	MinLayer   int  // rows of earlier layers stay here
+	HomeOnly   bool // all rows stay here: they answer queries
+	MaxQueries int  // tokens whose queries are answered in a session, each layer counted; 0: no limit
 	// LocalRows is which of the segment's rows its later tokens attend to at local layers, of a kind that looks at no
 	// keys; zero: all. Nobody else needs to know.
 	LocalRows  fedkv.Selection
@@ -77,6 +79,8 @@ type Contribution struct {
 	Rows      fedkv.Selection // which rows of a layer
 	Bytes     int64           // of rows that left this device, or began to
 	Kept      bool            // they had been computed before
+	Queries   int             // tokens whose queries were answered, each layer counted; then no rows left
+	Answers   int64           // bytes of these answers
 	Documents []string        // Grant.Documents
 	Missing   []fedkv.Missing // earlier contributors that it went on without (lockstep)
 	Err       error           // nil: the session ended as it should
@@ -247,6 +251,9 @@ func (c *Contributor) serve(ctx context.Context, link Link, hello fedkv.Hello) {
 	if done.Err != nil && fedkv.CodeOf(done.Err) != fedkv.CodeCancelled { // what a person wanted is no failure
 		event = log.Warn()
 	}
+	if done.Queries > 0 {
+		event = event.Int("queries", done.Queries).Int64("answers", done.Answers)
+	}
 	event.Err(done.Err).Str("name", hello.Name).Stringer("session", done.Session).Int("tokens", done.Tokens).
 		Int("layers", done.Layers).Stringer("wire", done.Wire).Int64("bytes", done.Bytes).Bool("kept", done.Kept).Msg("session over")
 	if c.cfg.OnSession != nil {
@@ -264,6 +271,7 @@ type contribution struct {
 	asker   string // what the publisher calls itself
 	tokens  []fedkv.Token
 	senders map[int]*blockSender // by recipient
+	home    KeptRows             // those that stay here and answer queries
 	layers  map[int]bool         // whose rows were sent
 
 	key      RowKey     // of the segment's rows, if they may be kept
@@ -282,8 +290,12 @@ type contribution struct {
 	bytes    int64               // that left
 	queued   int64               // bytes that left or wait for it
 	missing  []fedkv.Missing
-	waiting  []*waitingJoin
-	direct   []Link // opened or admitted
+
+	answered    int   // tokens whose queries were answered, each layer counted
+	answerBytes int64 // of the answers
+
+	waiting []*waitingJoin
+	direct  []Link // opened or admitted
 }
 
 // waitingJoin is a direct link about which the machine has not decided.
@@ -305,8 +317,8 @@ func newContribution(ctx context.Context, host *Contributor, link Link, grant Gr
 	cfg := &host.cfg
 	machine, err := fedkv.NewContributor(fedkv.ContributorConfig{
 		Self: cfg.Self, ID: cfg.ID, Shape: cfg.Engine.Shape(), MaxTokens: least(cfg.MaxTokens, grant.MaxTokens),
-		MaxContext: cfg.MaxContext, MinLayer: max(cfg.MinLayer, grant.MinLayer), MaxTime: sessionTimeout,
-		Vocabulary: vocabulary(cfg.Engine),
+		MaxContext: cfg.MaxContext, MinLayer: max(cfg.MinLayer, grant.MinLayer), HomeOnly: cfg.HomeOnly || grant.Home,
+		MaxTime: sessionTimeout, Vocabulary: vocabulary(cfg.Engine),
 	})
 	if err != nil {
 		return nil, err
@@ -390,6 +402,11 @@ func (s *contribution) contribute() (err error) {
 	if err := s.await(started); err != nil {
 		return err
 	}
+	defer func() {
+		if s.home != nil {
+			err = errors.Join(err, s.home.Close())
+		}
+	}()
 	if s.work != nil {
 		if err := s.compute(); err != nil {
 			return err
@@ -402,6 +419,9 @@ func (s *contribution) contribute() (err error) {
 	fault.At(fault.AfterLastBlock)
 	fault.Later(fault.InDecode)
 	s.rest()
+	if s.home != nil {
+		return s.answerQueries()
+	}
 	return s.linger()
 }
 
@@ -439,8 +459,15 @@ func (s *contribution) rest() {
 	}
 }
 
-// compute sends the rows that the work asks for: those that were kept, or those of an evaluation.
+// compute sends the rows that the work asks for, those that were kept or those of an evaluation, or has them answer
+// queries.
 func (s *contribution) compute() error {
+	if s.work.Home != 0 {
+		if err := s.evaluate(); err != nil {
+			return err
+		}
+		return errors.Join(s.stay(), s.free())
+	}
 	s.recall()
 	if s.known == nil {
 		if err := s.evaluate(); err != nil {
@@ -545,7 +572,7 @@ func (s *contribution) evaluate() error {
 	}
 	return s.evalSegment(layers, func(layer, first, n int) error {
 		fault.At(fault.MidPrefill)
-		if w.Sends.Sync(layer) {
+		if w.Sends.Sync(layer) && w.Home == 0 {
 			if err := s.sendRows(layer, first-w.At, n); err != nil {
 				return err
 			}
@@ -577,7 +604,8 @@ func (s *contribution) evalSegment(layers fedkv.Schedule, visit func(layer, firs
 		if err := visit(layer, first, n); err != nil {
 			return true, err
 		}
-		return layer >= w.Sends.Last(), nil
+		// attention of every layer has to be seen once before its rows can answer queries
+		return layer >= w.Sends.Last() && (w.Home == 0 || len(w.Prefix) > 0), nil
 	}})
 	if err != nil {
 		return evalError(s.x.live, "the segment", err)
@@ -807,14 +835,16 @@ func (s *contribution) answer(a fedkv.JoinAnswer) {
 func (s *contribution) report() Contribution {
 	s.x.mu.Lock()
 	defer s.x.mu.Unlock()
-	done := Contribution{Publisher: s.link.ID(), Name: s.asker, Documents: s.grant.Documents, Bytes: s.bytes, Missing: s.missing, Err: s.x.failed}
+	done := Contribution{Publisher: s.link.ID(), Name: s.asker, Documents: s.grant.Documents, Bytes: s.bytes, Queries: s.answered, Answers: s.answerBytes, Missing: s.missing, Err: s.x.failed}
 	if s.plan != nil {
 		done.Session, done.Wire, done.Rows = s.plan.Session, s.plan.Wire, s.plan.Rows
 	}
 	if s.work != nil {
 		done.Tokens, done.Layers, done.Kept = len(s.tokens), len(s.layers), s.known != nil
 		done.LayerList = slices.Sorted(maps.Keys(s.layers))
-		done.To = append(done.To, s.link.ID())
+		if s.work.Home == 0 {
+			done.To = append(done.To, s.link.ID())
+		}
 		for _, p := range s.dials {
 			done.To = append(done.To, p.ID)
 		}

@@ -39,6 +39,9 @@ type Chat struct {
 	MinPeers   int
 	MaxStaging int64
 
+	HomeType     fedkv.Type // see Question
+	MaxPositions int
+
 	Log zerolog.Logger
 }
 
@@ -79,6 +82,8 @@ type Conversation struct {
 	queried [][]*share // who is asked when the next words are known
 	turns   []said
 	opened  bool // the user's turn is open in the template
+
+	asking *asking // who answers queries
 
 	mu     sync.Mutex
 	shares []*share // everybody who was ever asked, in token order
@@ -122,9 +127,19 @@ func newConversation(parent context.Context, chat Chat) *Conversation {
 		terms: terms{
 			Engine: chat.Engine, Self: chat.Self, ID: chat.ID, Prefix: chat.Prefix, Schedules: chat.Schedules, Wire: chat.Wire,
 			Rows: chat.Rows, Positions: chat.Positions, SetupBy: chat.SetupBy, GatherBy: chat.GatherBy,
+			HomeType: chat.HomeType, MaxPositions: chat.MaxPositions,
 			RequireAll: chat.RequireAll, MinPeers: chat.MinPeers, MaxStaging: chat.MaxStaging, Log: chat.Log,
 		},
 	}
+	if c.terms.HomeType == 0 {
+		c.terms.HomeType = fedkv.F16
+	}
+	c.asking = &asking{
+		layers: chat.Schedules.Publisher, shape: chat.Engine.Shape(), typ: c.terms.HomeType, timeout: roundTimeout,
+		note: func(line string) { c.note(func(r *Report) { r.Notes = append(r.Notes, line) }) },
+		said: func() (decoded int) { c.note(func(r *Report) { decoded = r.Decoded }); return decoded },
+	}
+	c.talk.asking = c.asking
 	c.live, c.stop = context.WithCancelCause(parent)
 	return c
 }
@@ -179,7 +194,7 @@ func (c *Conversation) turn(ctx context.Context, words []fedkv.Token, t Turn) (r
 	if err := c.prefill(ctx, words, 1); err != nil {
 		return Reply{Report: c.Report()}, err
 	}
-	limit := c.talk.room(c.chat.MaxContext, 0)
+	limit := c.talk.room(c.limit(), 0)
 	if t.Limit > 0 {
 		limit = min(limit, t.Limit)
 	}
@@ -231,8 +246,9 @@ func (c *Conversation) evaluate(ctx context.Context, words []fedkv.Token, output
 	for _, g := range joining {
 		others += g.span()
 	}
-	if room, need := c.talk.room(c.chat.MaxContext, others), own+c.answer; need > room {
-		return &ContextFull{Limit: c.chat.MaxContext, Used: c.chat.MaxContext - room - others, Need: need + others}
+	limit := c.limit(joining...)
+	if room, need := c.talk.room(limit, others), own+c.answer; need > room {
+		return &ContextFull{Limit: limit, Used: limit - room - others, Need: need + others}
 	}
 	evaluating := time.Now()
 	again, err := c.talk.refresh(ctx)
@@ -243,9 +259,23 @@ func (c *Conversation) evaluate(ctx context.Context, words []fedkv.Token, output
 	err = c.place(ctx, joining, words, outputs)
 	c.note(func(r *Report) {
 		r.Own, r.Layout = own, c.layout(len(words))
-		r.PrefillMS = since(evaluating) - r.SyncMS
+		r.PrefillMS, r.Home = since(evaluating)-r.SyncMS, c.asking.summary()
 	})
 	return err
+}
+
+// limit is how many positions there may be: as many as there are cells for, and those of rows that stay home.
+func (c *Conversation) limit(joining ...settled) int {
+	limit := c.chat.MaxContext
+	for _, s := range c.talk.placed {
+		if s.contact.Home {
+			limit += s.tokens
+		}
+	}
+	for _, g := range joining {
+		limit += homeTokens(g.layout, g.contacts)
+	}
+	return max(c.chat.MaxContext, min(limit, max(c.chat.MaxPositions, c.chat.MaxContext)))
 }
 
 // layout is the stream that the last words, so many, attend to.
@@ -266,10 +296,10 @@ const (
 )
 
 // decode generates at most limit tokens after what was evaluated last, and gives each one's text to emit. Nothing
-// crosses the network. The last token waits for what comes after it.
+// but queries of rows that stay home crosses the network. The last token waits for what comes after it.
 func (c *Conversation) decode(ctx context.Context, choose Sampler, limit int, emit func(piece []byte) error) (stopped string, err error) {
 	started := time.Now()
-	defer func() { c.note(func(r *Report) { r.DecodeMS = since(started) }) }()
+	defer func() { c.note(func(r *Report) { r.DecodeMS, r.Home = since(started), c.asking.summary() }) }()
 	for decoded := 1; decoded <= limit; decoded++ {
 		if c.talk.waiting() > 0 {
 			if ctx.Err() != nil {
@@ -310,6 +340,7 @@ func (c *Conversation) Close() error {
 		c.farewell(g.gathering)
 	}
 	c.joining, c.placed = nil, nil
+	c.asking.close()
 	c.ending.Wait()
 	if c.opening == nil {
 		return nil

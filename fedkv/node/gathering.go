@@ -24,6 +24,9 @@ type terms struct {
 	Positions fedkv.Positions
 	Narrow    func(tokens []int) (fedkv.Terms, error)
 
+	HomeType     fedkv.Type
+	MaxPositions int // of everybody, rows that stay home included
+
 	SetupBy    time.Duration
 	GatherBy   time.Duration
 	RequireAll bool
@@ -60,10 +63,15 @@ func gather(ctx context.Context, t *terms, contacts []Contact, own, positions in
 	for _, c := range contacts {
 		g.names = append(g.names, c.Name)
 	}
+	home := make([]bool, len(contacts))
+	for i, c := range contacts {
+		home[i] = c.Home
+	}
 	var err error
 	g.machine, err = fedkv.NewPublisher(fedkv.PublisherConfig{
 		Session: g.id, Self: t.Self, ID: t.ID, Shape: t.Engine.Shape(), Schedules: t.Schedules, Wire: t.Wire, Rows: t.Rows,
 		Positions: t.Positions, Narrow: t.Narrow, Prefix: t.Prefix, Own: own, MaxContext: positions,
+		Home: home, HomeType: t.HomeType, MaxPositions: max(positions, t.MaxPositions),
 		Contributors: len(contacts), Names: slices.Clone(g.names), RequireAll: t.RequireAll, MinPeers: t.MinPeers,
 		SetupBy: t.SetupBy, GatherBy: t.GatherBy,
 	})
@@ -158,6 +166,9 @@ func (g *gathering) checkStaging(layout fedkv.Layout) error {
 	for _, layer := range g.agreed.Publisher.Layers() {
 		shape := t.Engine.Shape().Layers[layer]
 		for _, segment := range layout.Segments[:last] {
+			if g.contacts[segment.Origin].Home {
+				continue
+			}
 			reach := layout.Segments[last].Offset
 			if t.Positions == fedkv.Canonical {
 				reach = segment.End() // everybody behind it may be lost

@@ -20,6 +20,7 @@ type Owner interface {
 // Grant is what a publisher may have in one session.
 type Grant struct {
 	MinLayer  int      // rows of earlier layers stay here
+	Home      bool     // all rows stay here: they answer queries
 	MaxTokens int      // longest segment; 0: no limit of its own
 	MaxBytes  int64    // of rows, all copies; 0: no limit
 	Source    Source   // nil: ContributorConfig.Source
@@ -32,7 +33,7 @@ type Request struct {
 	Name   string // what it calls itself
 	Plan   fedkv.Plan
 	Tokens int   // of the segment
-	Bytes  int64 // of its rows that the publisher would get, once
+	Bytes  int64 // of its rows that the publisher would get, once; 0 if they stay home
 }
 
 // least is the smaller of two limits of which 0 is none.
@@ -57,6 +58,9 @@ func (s *contribution) consent(tokens int) error {
 	}
 	r := Request{Peer: s.link.ID(), Name: s.asker, Plan: *s.plan, Tokens: tokens}
 	for _, l := range r.Plan.Schedules.Publisher.Layers() {
+		if r.Plan.Home != 0 {
+			break
+		}
 		share := 1.0
 		if shares := r.Plan.Rows.Shares; len(shares) > 0 {
 			share = float64(shares[min(l, len(shares)-1)]) / float64(fedkv.WholeShare)

@@ -2,6 +2,8 @@ package node
 
 import (
 	"context"
+	"io"
+	"time"
 
 	"fedattn/fedkv"
 )
@@ -30,6 +32,12 @@ type Rows struct {
 	Release func()
 }
 
+// Rounds is a stream of bytes in both directions whose writes leave at once.
+type Rounds interface {
+	io.ReadWriteCloser
+	SetDeadline(t time.Time) error
+}
+
 // Link is an authenticated connection to one peer. Its methods may be called from several goroutines; messages keep
 // their order, blocks do not.
 type Link interface {
@@ -46,6 +54,11 @@ type Link interface {
 	// it refuses is not delivered, and its error is returned. Such errors leave the link usable. The rows are to be
 	// released.
 	AcceptBlock(ctx context.Context, check func(fedkv.BlockHeader) error) (fedkv.BlockHeader, Rows, error)
+
+	// OpenRounds opens a stream for queries and their answers, which whoever dialled the link may do; AcceptRounds waits
+	// for it on the other side, until something was written to it. There is one at a time.
+	OpenRounds(ctx context.Context) (Rounds, error)
+	AcceptRounds(ctx context.Context) (Rounds, error)
 
 	// Flush returns when the peer has received every message sent so far.
 	Flush(ctx context.Context) error

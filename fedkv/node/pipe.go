@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"fmt"
+	"net"
 	"sync"
 
 	"fedattn/fedkv"
@@ -77,15 +78,17 @@ type pipe struct {
 	id, addr         string // of the other side
 	in, out          chan []byte
 	blocksIn, blocks chan pipeBlock
+	roundsIn, rounds chan net.Conn
 	end              *pipeEnd
 }
 
 func newPipe(dialer, listener string) (near, far *pipe) {
 	a, b := make(chan []byte, pipeDepth), make(chan []byte, pipeDepth)
 	x, y := make(chan pipeBlock, pipeDepth), make(chan pipeBlock, pipeDepth)
+	far2near, near2far := make(chan net.Conn, 1), make(chan net.Conn, 1)
 	end := &pipeEnd{done: make(chan struct{})}
-	near = &pipe{id: listener, addr: "memory", in: a, out: b, blocksIn: x, blocks: y, end: end}
-	far = &pipe{id: dialer, addr: "memory", in: b, out: a, blocksIn: y, blocks: x, end: end}
+	near = &pipe{id: listener, addr: "memory", in: a, out: b, blocksIn: x, blocks: y, roundsIn: far2near, rounds: near2far, end: end}
+	far = &pipe{id: dialer, addr: "memory", in: b, out: a, blocksIn: y, blocks: x, roundsIn: near2far, rounds: far2near, end: end}
 	return near, far
 }
 
@@ -168,6 +171,46 @@ func (p *pipe) AcceptBlock(ctx context.Context, check func(fedkv.BlockHeader) er
 		err = check(h)
 	}
 	return h, Rows{Bytes: b.rows, Release: func() {}}, err
+}
+
+func (p *pipe) OpenRounds(ctx context.Context) (Rounds, error) {
+	near, far := net.Pipe()
+	if err := put(ctx, p.rounds, far, p.end); err != nil {
+		return nil, err
+	}
+	return p.until(near), nil
+}
+
+func (p *pipe) AcceptRounds(ctx context.Context) (Rounds, error) {
+	conn, err := take(ctx, p.roundsIn, p.end)
+	if err != nil {
+		return nil, err
+	}
+	return p.until(conn), nil
+}
+
+// until closes a stream when the link ends.
+func (p *pipe) until(conn net.Conn) Rounds {
+	closed := make(chan struct{})
+	go func() {
+		select {
+		case <-p.end.done:
+			_ = conn.Close()
+		case <-closed:
+		}
+	}()
+	return &pipeRounds{Conn: conn, closed: closed}
+}
+
+type pipeRounds struct {
+	net.Conn
+	once   sync.Once
+	closed chan struct{}
+}
+
+func (r *pipeRounds) Close() error {
+	r.once.Do(func() { close(r.closed) })
+	return r.Conn.Close()
 }
 
 // Flush has nothing to wait for: what was sent before the end is delivered.

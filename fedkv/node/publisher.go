@@ -17,6 +17,7 @@ const microBatch = 512
 type Contact struct {
 	Name string // what the owner calls it
 	Dial func(ctx context.Context) (Link, error)
+	Home bool // its rows stay there: it answers queries
 }
 
 // Question is one session as its publisher wants it.
@@ -40,6 +41,9 @@ type Question struct {
 	// Narrow, if set, chooses fewer of the publisher's sync layers and smaller types once the contributors' tokens are
 	// known, by origin: see fedkv.PublisherConfig. Gather only.
 	Narrow func(tokens []int) (fedkv.Terms, error)
+
+	HomeType     fedkv.Type // how queries and answers travel if rows stay home; 0: f16
+	MaxPositions int        // of everybody, rows that stay home included; 0: MaxContext
 
 	Outputs    int           // of how many of the last own tokens logits are kept; 0: of one, to generate
 	MicroBatch int           // 0: 512 in gather, the whole segment in lockstep
@@ -67,6 +71,7 @@ func Ask(ctx context.Context, q Question) (*Session, error) {
 	c := newConversation(ctx, Chat{
 		Engine: q.Engine, Self: q.Self, ID: q.ID, Contacts: q.Contacts, Prefix: q.Prefix, Schedules: q.Schedules, Wire: q.Wire,
 		Rows: q.Rows, LocalRows: q.LocalRows, Positions: q.Positions, MaxContext: q.MaxContext, Keep: q.Answer, SetupBy: q.SetupBy,
+		HomeType: q.HomeType, MaxPositions: q.MaxPositions,
 		GatherBy: q.GatherBy, RequireAll: q.RequireAll, MinPeers: q.MinPeers, MaxStaging: q.MaxStaging, Log: q.Log,
 	})
 	c.terms.Narrow = q.Narrow
@@ -95,10 +100,14 @@ func (q *Question) cells(committed fedkv.Layout) fedkv.CacheSpec {
 			batch = longest
 		}
 	}
+	sync := q.Schedules.Publisher
+	if allHome(q.Contacts) {
+		sync = sync.Before(0) // nothing is placed
+	}
 	return fedkv.CacheSpec{
-		Sync:       q.Schedules.Publisher,
+		Sync:       sync,
 		LocalCells: len(q.Prefix) + len(q.Own) + q.Answer,
-		SyncCells:  committed.Total() + q.Answer,
+		SyncCells:  committed.Total() - homeTokens(committed, q.Contacts) + q.Answer,
 		MicroBatch: max(min(batch, longest), 1),
 		Outputs:    q.Outputs,
 	}
@@ -107,7 +116,7 @@ func (q *Question) cells(committed fedkv.Layout) fedkv.CacheSpec {
 // Logits of kept output i of the question's tokens, [vocabulary]; -1 is the last.
 func (s *Session) Logits(i int) ([]float32, error) { return s.c.talk.cache.Logits(i) }
 
-// Generate decodes at most limit tokens and gives each one's text to emit; nothing crosses the network. It may be
+// Generate decodes at most limit tokens and gives each one's text to emit. Nothing but queries of rows that stay home crosses the network. It may be
 // called once.
 func (s *Session) Generate(ctx context.Context, choose Sampler, limit int, emit func(piece []byte) error) (stopped string, err error) {
 	return s.c.decode(ctx, choose, min(limit, s.answer), emit)

@@ -18,6 +18,7 @@ type remote struct {
 	x        *exchange
 	cache    Cache
 	segments []placement // in the order of the token stream
+	home     []placement // those whose rows stay where they are
 	wire     fedkv.Wire
 
 	pending func(layer int) []int // origins whose rows are still to come, under the exchange's lock

@@ -26,6 +26,8 @@ type Report struct {
 	DecodeMS  float64
 	Decoded   int // tokens of the answer
 
+	Home HomeReport // rounds of rows that stayed home, in a conversation those of all turns
+
 	Peers []PeerReport
 }
 

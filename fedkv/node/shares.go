@@ -302,11 +302,15 @@ func (c *Conversation) place(ctx context.Context, list []settled, words []fedkv.
 		return c.talk.cache.SetNext(at)
 	}()
 	if err == nil {
+		err = c.enlistHome(list, rows)
+	}
+	if err == nil {
 		err = c.evalWith(ctx, list, rows, words, outputs)
 	}
 	if err != nil {
 		for _, g := range list {
 			for _, s := range g.shares {
+				c.asking.leave(s)
 				s.written, s.masked = nil, false
 			}
 		}
@@ -314,7 +318,9 @@ func (c *Conversation) place(ctx context.Context, list []settled, words []fedkv.
 	}
 	c.joining = nil
 	for i, g := range list {
-		for _, p := range rows[i].segments {
+		there := append(slices.Clone(rows[i].segments), rows[i].home...)
+		slices.SortFunc(there, func(a, b placement) int { return a.at - b.at })
+		for _, p := range there {
 			s := g.shares[p.origin]
 			s.at, s.tokens = p.at, p.tokens
 			s.masked = rows[i].hidden[p.origin]
@@ -326,7 +332,7 @@ func (c *Conversation) place(ctx context.Context, list []settled, words []fedkv.
 		g.x.mu.Lock()
 		g.x.staged.clear()
 		g.x.mu.Unlock()
-		if c.linger {
+		if c.linger || len(rows[i].home) > 0 {
 			c.placed = append(c.placed, g.joining)
 		} else {
 			c.farewell(g.gathering)
@@ -355,9 +361,35 @@ func (c *Conversation) remote(g settled, by int) *remote {
 			continue
 		}
 		s.at, s.written = p.at, make([][]int32, c.talk.sync.Len())
+		if s.contact.Home {
+			r.home = append(r.home, p)
+			continue
+		}
 		r.segments = append(r.segments, p)
 	}
 	return r
+}
+
+// enlistHome makes those whose rows stay home part of attention.
+func (c *Conversation) enlistHome(list []settled, rows []*remote) error {
+	var members []*asked
+	for i, g := range list {
+		for _, p := range rows[i].home {
+			g.x.mu.Lock()
+			link := g.links[p.origin]
+			g.x.mu.Unlock()
+			members = append(members, &asked{share: g.shares[p.origin], link: link})
+		}
+	}
+	if len(members) == 0 {
+		return nil
+	}
+	cache, ok := c.talk.cache.(HomeCache)
+	if !ok {
+		return fedkv.Errorf(fedkv.CodePlan, "this engine cannot query rows that stay elsewhere; use gather")
+	}
+	c.asking.members = append(c.asking.members, members...)
+	return cache.SetHome(&Home{Layers: c.asking.layers, Ask: c.asking.ask, Merge: c.asking.merge})
 }
 
 // evalWith evaluates with others' rows coming in.
@@ -409,6 +441,7 @@ func (c *Conversation) Withdraw(number int) error {
 	if err := c.talk.withdraw(s); err != nil {
 		c.failed = undone(nil, err)
 	}
+	c.asking.leave(s)
 	s.written = nil
 	return c.failed
 }

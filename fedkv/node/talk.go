@@ -14,6 +14,7 @@ import (
 // and contributors' rows between them.
 type talk struct {
 	cache  Cache
+	asking *asking
 	sync   fedkv.Schedule
 	prefix int
 	local  int             // cells of a local layer
@@ -76,9 +77,12 @@ func (t *talk) evalAt(ctx context.Context, tokens []fedkv.Token, at, outputs int
 		return context.Cause(ctx)
 	}
 	defer interruptAfter(ctx, t.cache)()
-	if err := thinOut(t.cache, t.thin, t.sync, at, len(tokens)); err != nil {
+	// at the layers of rows that stay home too, own tokens see all of their own
+	whole := fedkv.Schedules{Contributors: t.sync, Publisher: t.asking.shared()}.Any()
+	if err := thinOut(t.cache, t.thin, whole, at, len(tokens)); err != nil {
 		return err
 	}
+	defer t.asking.begin(ctx)()
 	if err := t.cache.Eval(tokens, at, outputs, hook); err != nil {
 		return evalError(ctx, "the question", err)
 	}
@@ -172,7 +176,7 @@ func (t *talk) lift(from int) (list []lifted, err error) {
 // put places lifted rows at a position, behind which the next token goes.
 func (t *talk) put(l lifted, at int) error {
 	s := l.share
-	if t.sync.Count() > 0 {
+	if t.sync.Count() > 0 && !s.contact.Home {
 		if err := t.cache.Reserve(at, s.tokens); err != nil {
 			return err
 		}
@@ -211,7 +215,7 @@ func (t *talk) withdraw(s *share) error {
 			t.stale = min(t.stale, r.first)
 		}
 	}
-	if t.sync.Count() == 0 || s.masked {
+	if t.sync.Count() == 0 || s.masked || s.contact.Home {
 		return nil
 	}
 	return t.cache.Release(s.at, s.tokens)

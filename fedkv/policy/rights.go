@@ -126,8 +126,8 @@ func (p Peer) MayHaveRows() error {
 	if p.Trust == Rows {
 		return nil
 	}
-	return fedkv.Errorf(fedkv.CodeHome, "its owner trusts this device only with what stays home, and this version can only send rows: "+
-		"an owner who means to hand rows over says fedattn peers set --trust rows %s", p.call())
+	return fedkv.Errorf(fedkv.CodeHome, "its owner trusts this device only with what stays home: ask with --schedule home, "+
+		"or let the owner hand rows over with fedattn peers set --trust rows %s", p.call())
 }
 
 // call is how the owner names the peer on a command line.

@@ -26,7 +26,8 @@ type Case struct {
 	Rows         string `json:"rows"`       // which rows of a segment are sent; empty: all
 	LocalRows    string `json:"local_rows"` // which rows of a segment its own tokens attend to at local layers; empty: all
 	Positions    string `json:"positions"`
-	Seed         uint64 `json:"seed"` // of everything random in the session
+	Home         string `json:"home,omitempty"` // f16 or q8_0: rows stay where they are, and queries travel so; empty: rows are sent
+	Seed         uint64 `json:"seed"`           // of everything random in the session
 }
 
 // Names of the cases between which all others lie.
@@ -83,6 +84,7 @@ type Line struct {
 // Traffic is what a session moves and how often it waits.
 type Traffic struct {
 	KVBytes          int64   `json:"kv_bytes"`                    // every copy on every link, those between contributors included
+	HomeBytes        int64   `json:"home_bytes,omitempty"`        // of queries and their answers, if rows stay home
 	KVBytesPublisher int64   `json:"kv_bytes_publisher"`          // of these, what the publisher received
 	KVBytesPerToken  float64 `json:"kv_bytes_received_per_token"` // the same for each of the contributors' tokens
 	Barriers         int     `json:"barriers"`                    // see Barriers
@@ -111,8 +113,14 @@ func (c Case) Setting(layers int, log zerolog.Logger) (Setting, error) {
 	if err != nil {
 		return Setting{}, err
 	}
+	home := fedkv.Type(0)
+	if c.Home != "" {
+		if home, err = fedkv.ParseHome(c.Home); err != nil {
+			return Setting{}, err
+		}
+	}
 	return Setting{
-		Schedules: schedules, Wire: wire, Rows: rows, LocalRows: local, Positions: positions, Timeout: sessionTimeout, Log: log,
+		Schedules: schedules, Wire: wire, Rows: rows, LocalRows: local, Positions: positions, Home: home, Timeout: sessionTimeout, Log: log,
 	}, nil
 }
 
@@ -239,6 +247,9 @@ func (b Bench) MeasureWindows(ctx context.Context, c Case, windows []Window) (Me
 	m.Traffic, m.Seconds = traffic(runs, tokens)
 	schedules, err := c.schedules(len(b.Engine.Shape().Layers))
 	m.Barriers = Barriers(schedules, len(windows[0].Prompt.Segments))
+	if c.Home != "" {
+		m.Barriers = runs[0].Report.Home.Rounds // each is a round trip
+	}
 	return m, err
 }
 
@@ -259,14 +270,16 @@ func (b Bench) Centralised(windows []Window, seed uint64, seconds float64) (Line
 
 // traffic is the mean of some runs' traffic, of which the contributors had tokens in all.
 func traffic(runs []Result, tokens int) (t Traffic, seconds float64) {
-	var received, sent int64
+	var received, sent, home int64
 	for _, r := range runs {
 		sent += r.Sent
 		received += r.Report.Received()
+		home += r.Report.Home.Sent + r.Report.Home.Received
 		seconds += r.Seconds
 	}
 	n := float64(len(runs))
 	t.KVBytes, t.KVBytesPublisher = int64(math.Round(float64(sent)/n)), int64(math.Round(float64(received)/n))
+	t.HomeBytes = int64(math.Round(float64(home) / n))
 	if tokens > 0 {
 		t.KVBytesPerToken = float64(received) / float64(tokens)
 	}

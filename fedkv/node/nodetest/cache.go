@@ -43,6 +43,7 @@ type cache struct {
 	hidden      []map[int]bool // by layer: own positions that only their own token attends to
 	output      func(layer, first, n int, rows []float32)
 	query       func(layer, first, n, heads int, rows []float32)
+	home        *node.Home
 }
 
 // enter claims the cache for one call. Inside a hook the evaluation holds it already.
@@ -215,9 +216,16 @@ func (c *cache) microBatch(tokens []fedkv.Token, pos int, hook *node.Hook) (*fed
 		}
 		c.look(layer, pos, pass)
 		at, rows := c.keys(layer)
-		pass.Attend(rows, func(q, k int) bool {
+		see := func(q, k int) bool {
 			return c.engine.Model.Reaches(layer, positions[q], at[k]) && (positions[q] == at[k] || !c.hidden[layer][at[k]])
-		})
+		}
+		if c.home != nil && c.home.Layers.Sync(layer) {
+			if err := c.share(layer, pos, pass, rows, see); err != nil {
+				return nil, err
+			}
+		} else {
+			pass.Attend(rows, see)
+		}
 		c.show(layer, pos, pass.Hidden())
 	}
 	return pass, nil

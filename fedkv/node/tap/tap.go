@@ -8,7 +8,8 @@
 //	|  1 byte   |  1   |         4          |
 //	+-----------+------+--------------------+---------
 //
-// direction: 's' sent, 'r' received. kind: 'm' a whole control frame, 'b' a block's header and rows.
+// direction: 's' sent, 'r' received. kind: 'm' a whole control frame, 'b' a block's header and rows, 'q' bytes of a
+// stream of queries and their answers.
 package tap
 
 import (
@@ -30,6 +31,7 @@ const (
 	Received = 'r'
 	Control  = 'm'
 	Block    = 'b'
+	Rounds   = 'q'
 )
 
 // entryHeaderSize is the bytes before an entry's own.
@@ -115,6 +117,40 @@ func (t tapped) SendBlock(ctx context.Context, h fedkv.BlockHeader, rows []byte)
 	return t.Link.SendBlock(ctx, h, rows)
 }
 
+func (t tapped) OpenRounds(ctx context.Context) (node.Rounds, error) {
+	r, err := t.Link.OpenRounds(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return tappedRounds{r, t.to}, nil
+}
+
+func (t tapped) AcceptRounds(ctx context.Context) (node.Rounds, error) {
+	r, err := t.Link.AcceptRounds(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return tappedRounds{r, t.to}, nil
+}
+
+type tappedRounds struct {
+	node.Rounds
+	to *Recorder
+}
+
+func (t tappedRounds) Write(b []byte) (int, error) {
+	t.to.write(Sent, Rounds, b)
+	return t.Rounds.Write(b)
+}
+
+func (t tappedRounds) Read(b []byte) (int, error) {
+	n, err := t.Rounds.Read(b)
+	if n > 0 {
+		t.to.write(Received, Rounds, b[:n])
+	}
+	return n, err
+}
+
 func (t tapped) AcceptBlock(ctx context.Context, check func(fedkv.BlockHeader) error) (fedkv.BlockHeader, node.Rows, error) {
 	h, rows, err := t.Link.AcceptBlock(ctx, check)
 	if err == nil {
@@ -135,7 +171,7 @@ func Read(r io.Reader, visit func(Entry) error) error {
 		}
 		e := Entry{Direction: header[0], Kind: header[1]}
 		length := binary.BigEndian.Uint32(header[2:])
-		if (e.Direction != Sent && e.Direction != Received) || (e.Kind != Control && e.Kind != Block) || length > maxEntry {
+		if (e.Direction != Sent && e.Direction != Received) || (e.Kind != Control && e.Kind != Block && e.Kind != Rounds) || length > maxEntry {
 			return errors.New("tap: this is not a record")
 		}
 		e.Bytes = make([]byte, length)
