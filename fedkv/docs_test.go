@@ -93,6 +93,8 @@ func TestWireDocumentIsTheCode(t *testing.T) {
 		{"MaxQueryVectors", MaxQueryVectors},
 		{"MaxQueryLayers", MaxQueryLayers},
 		{"MaxQueryBytes", MaxQueryBytes},
+		{"MaxRoundTokens", MaxRoundTokens},
+		{"MaxRound", MaxRound},
 		{"MaxDeadlineMS", MaxDeadlineMS},
 	} {
 		want = append(want, [2]string{limit.name, fmt.Sprint(limit.value)})
@@ -112,6 +114,14 @@ func TestWireDocumentIsTheCode(t *testing.T) {
 	drawn := strings.ReplaceAll(string(source), "//\t", "")
 	if got := picture.FindString(doc["4. Blocks"]); got == "" || got != picture.FindString(drawn) {
 		t.Error("the block header is drawn differently in wire.go")
+	}
+	if source, err = os.ReadFile("round.go"); err != nil {
+		t.Fatal(err)
+	}
+	picture = regexp.MustCompile(`(?s)\| magic "fkvq".*?\| length of the payload in bytes +\| 28`)
+	drawn = strings.ReplaceAll(string(source), "//\t", "")
+	if got := picture.FindString(doc["Rounds"]); got == "" || got != picture.FindString(drawn) {
+		t.Error("the header of rounds is drawn differently in round.go")
 	}
 }
 

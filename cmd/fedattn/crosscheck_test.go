@@ -188,6 +188,26 @@ func TestCrosscheckTiny(t *testing.T) {
 		}
 	}
 
+	// rows that stay home are the rows that gather sends: the same mask, and no more than the rounding of queries to q8_0
+	// or f16 between them
+	for i, want := range c.Schedules {
+		if want.Name != "gather" {
+			continue
+		}
+		r, err := c.bench.Run(t.Context(), lab.Case{
+			Participants: len(c.Bounds) - 1, Contributors: "none", Publisher: "all", WireK: "f16", WireV: "f16", Rows: lab.AllRows,
+			Positions: "inplace", Home: "f16",
+		}, c.prompt())
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := kl(i, r.Logits)
+		t.Logf("home: mean KL %.2g", got)
+		if !(got <= crosscheckTinyLimit) {
+			t.Errorf("home: mean KL %g to gather, at most %g", got, crosscheckTinyLimit)
+		}
+	}
+
 	for _, sameBatches := range []bool{true, false} {
 		one, err := lab.Centralised(t.Context(), c.engine, c.prompt(), sameBatches)
 		if err != nil {
