@@ -22,15 +22,15 @@ WORKDIR /src
 
 COPY third_party/system-packages.sh third_party/
 COPY deploy/image deploy/image
-RUN deploy/image/build.sh tools "$TARGETARCH"
+RUN deploy/image/stage.sh tools "$TARGETARCH"
 
 COPY third_party/fetch-package.sh third_party/
 COPY third_party/llama.cpp third_party/llama.cpp
-RUN --mount=type=cache,target=/root/.cache/ccache deploy/image/build.sh libraries "$TARGETARCH"
+RUN --mount=type=cache,target=/root/.cache/ccache deploy/image/stage.sh libraries "$TARGETARCH"
 
 COPY . .
 ARG VERSION=unknown
-RUN --mount=type=cache,target=/root/.cache/go-build deploy/image/build.sh program "$TARGETARCH" "$VERSION"
+RUN --mount=type=cache,target=/root/.cache/go-build deploy/image/stage.sh program "$TARGETARCH" "$VERSION"
 
 FROM ${BASE_IMAGE}
 ARG VERSION=unknown
@@ -39,7 +39,7 @@ LABEL org.opencontainers.image.title="fedattn" \
       org.opencontainers.image.licenses="MIT" \
       org.opencontainers.image.version="${VERSION}"
 COPY --from=build /out/ /
-ENV HOME=/config FEDATTN_CONFIG=/config FEDATTN_STATUS=/run/fedattn HF_HUB_CACHE=/models XDG_CACHE_HOME=/models
+ENV HOME=/config FEDATTN_CONFIG=/config FEDATTN_STATUS=/tmp/fedattn HF_HUB_CACHE=/models XDG_CACHE_HOME=/models
 USER 10001:10001
 VOLUME ["/models", "/config"]
 WORKDIR /models

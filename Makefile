@@ -8,6 +8,7 @@
 #            TESTFLAGS='-run X'    further arguments for go test
 #            N=N                   sessions of make soak (200)
 #            BENCHFLAGS='-runs N'  further arguments for make bench-engine
+#            IMAGE=X               the tag of make image (fedattn)
 #            VERSION=X             the version that the binary reports (git describe)
 
 SHELL       := bash
@@ -139,6 +140,8 @@ lint: lib .ci/tools/installed ## gofmt, go mod, go vet, staticcheck, clang-forma
 	@.ci/tools/clang_format/data/bin/clang-format --dry-run -Werror $(CXX_FILES)
 	@echo 'shellcheck'
 	@PATH=$$PWD/.ci/tools/bin:$$PATH; if command -v shellcheck >/dev/null; then shellcheck -x -P SCRIPTDIR $(SHELL_FILES); else echo 'shellcheck is not here: skipped'; fi
+	@echo 'deployment files'
+	@$(MAKE) deploy-check
 	@echo 'go vet'
 	@go vet ./...
 	@CGO_ENABLED=0 go vet ./...
@@ -154,6 +157,30 @@ format: .ci/tools/installed ## gofmt and clang-format, in place
 .PHONY: figures
 figures: ## docs/figures from the measurements in docs/figures/data; the same data give the same bytes
 	@go run ./cmd/figures
+
+##@ Devices
+.PHONY: image
+image: deps ## the container image, with docker, podman or buildah; PLATFORM=linux/arm64 for another machine
+	@third_party/go-modules.sh
+	@VERSION=$(VERSION) deploy/image/build.sh $(IMAGE)
+
+.PHONY: test-image
+test-image: deps model ## the same without a daemon and a registry; three containers of it answer a fourth (as root)
+	@third_party/go-modules.sh
+	@VERSION=$(VERSION) deploy/image/test.sh $(MODEL)
+
+.PHONY: cross-arm64
+cross-arm64: deps ## dist/fedattn-linux-arm64 and …-dotprod, compiled on this machine
+	@deploy/arm64/build.sh $(VERSION)
+
+.PHONY: test-arm64
+test-arm64: build model cross-arm64 ## these under qemu: unit tests, verify, a session with this machine
+	@deploy/arm64/test.sh bin/fedattn $(MODEL)
+
+.PHONY: deploy-check
+deploy-check: tools ## compose.yaml, manifests and the systemd unit, as the programs that use them read them
+	@go run -C deploy/check . ../compose.yaml ../k3s/*.yaml
+	@deploy/systemd/check.sh
 
 ##@ Parts
 .PHONY: lib
@@ -193,8 +220,8 @@ pip = if python3 -m pip --version >/dev/null 2>&1; then pip='python3 -m pip'; el
 ##@ Clean
 .PHONY: clean
 clean: ## remove what was built
-	rm -rf bin $(addprefix third_party/llama.cpp/,build build-tests check)
+	rm -rf bin dist $(wildcard third_party/llama.cpp/build*) third_party/llama.cpp/check
 
 .PHONY: distclean
 distclean: clean ## and what was downloaded
-	rm -rf $(addprefix third_party/llama.cpp/,src download) third_party/go-llama.cpp/src .ci/tools models/*.gguf
+	rm -rf $(addprefix third_party/llama.cpp/,src download) third_party/go-llama.cpp/src third_party/modules .ci/tools models/*.gguf

@@ -1,61 +1,51 @@
 #!/usr/bin/env bash
-# What the image's build stage runs, in this order; the Dockerfile makes a layer of each.
+# Builds the image with whatever builds images here. Run by `make image`.
 #
-#   build.sh tools ARCH              compilers, for ARCH if that is not this machine's (arm64, amd64; empty: this one)
-#   build.sh libraries ARCH          llama.cpp as shared libraries
-#   build.sh program ARCH VERSION    fedattn, and all that goes into the image, under $OUT (/out)
+#   build.sh [TAG]      default: fedattn
+#
+# Environment: CONTAINER_ENGINE  docker, podman or buildah; default: the first one that works
+#              DOCKERFILE        Dockerfile (default) or Dockerfile.jetson
+#              PLATFORM          linux/arm64 or linux/amd64; default: this machine's
+#              GO_IMAGE, BASE_IMAGE, CUDA_IMAGE, GOPROXY, PIP_INDEX_URL, HTTP_PROXY, HTTPS_PROXY, NO_PROXY, JOBS, LLAMA_CMAKE, VERSION
+#                                become build arguments if they are set
+#              IMAGE_FLAGS       further flags of the engine
+#
+# llama.cpp's source and the Go modules are taken from third_party/ where make deps has put them.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-out=${OUT:-/out}
+tag=${1:-fedattn}
 
-die() {
-	printf 'image: %s\n' "$*" >&2
-	exit 1
+works() {
+	case $1 in
+	docker) docker version ;;
+	podman) podman info ;;
+	buildah) buildah version ;;
+	*) return 1 ;;
+	esac >/dev/null 2>&1
 }
 
-declare -A triplets=([amd64]=x86_64-linux-gnu [arm64]=aarch64-linux-gnu)
-here=$(go env GOARCH)
-arch=${2:-$here}
-triplet=${triplets[$arch]:-}
-[[ -n $triplet ]] || die "there is no image for $arch; there is one for each of ${!triplets[*]}"
-if [[ $arch != "$here" ]]; then
-	export LLAMA_TARGET=$triplet
+engine=${CONTAINER_ENGINE:-}
+for candidate in docker podman buildah; do
+	[[ -z $engine ]] || break
+	! works "$candidate" || engine=$candidate
+done
+if [[ -z $engine ]] || ! works "$engine"; then
+	printf 'image: %s; install docker, podman or buildah\n' "${engine:+$engine does not work here}${engine:-nothing here builds images}" >&2
+	exit 1
 fi
 
-case ${1:-} in
-tools)
-	third_party/system-packages.sh cxx cmake ninja patch python3 pip ccache ca-certificates \
-		${LLAMA_TARGET:+"cxx-$LLAMA_TARGET"}
-	;;
-libraries)
-	third_party/llama.cpp/supply.sh shared
-	;;
-program)
-	# what make image has fetched beforehand is here; otherwise the network has it
-	modules=$PWD/third_party/modules
-	if [[ -f $modules/.locked ]]; then
-		export GOPROXY=file://$modules/cache/download GOSUMDB=off
-	fi
-	third_party/go-llama.cpp/supply.sh headers
-	libraries=$PWD/third_party/llama.cpp/build-shared${LLAMA_TARGET:+-$LLAMA_TARGET}
-	mkdir -p "$out"/{opt/fedattn,usr/local/bin,etc/ssl/certs} "$out"/{models,config,run/fedattn}
-	if [[ -n ${LLAMA_TARGET:-} ]]; then
-		export CC=$LLAMA_TARGET-gcc CXX=$LLAMA_TARGET-g++
-	fi
-	# shellcheck disable=SC2016 # $ORIGIN is the dynamic linker's
-	CGO_ENABLED=1 GOARCH=$arch CGO_LDFLAGS="-L$libraries -Wl,-rpath,\$ORIGIN" \
-		go build -buildvcs=false -trimpath -ldflags "-s -w -X main.version=${3:-unknown}" -o "$out/opt/fedattn/fedattn" ./cmd/fedattn
-	cp -a "$libraries"/bin/*.so* "$out/opt/fedattn/"
-	"${LLAMA_TARGET:+$LLAMA_TARGET-}strip" --strip-unneeded "$out"/opt/fedattn/*.so
-	ln -s ../../../opt/fedattn/fedattn "$out/usr/local/bin/fedattn"
-	cp /etc/ssl/certs/ca-certificates.crt "$out/etc/ssl/certs/"
-	# numbers, so that the image needs no line in its list of users
-	chown 10001:10001 "$out"/{models,config,run/fedattn}
-	chmod 700 "$out"/{config,run/fedattn}
-	;;
-*)
-	sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
-	exit 2
-	;;
-esac
+flags=(--file "${DOCKERFILE:-Dockerfile}" --tag "$tag")
+for name in GO_IMAGE BASE_IMAGE CUDA_IMAGE GOPROXY PIP_INDEX_URL HTTP_PROXY HTTPS_PROXY NO_PROXY JOBS LLAMA_CMAKE VERSION; do
+	[[ -z ${!name:-} ]] || flags+=(--build-arg "$name=${!name}")
+done
+if [[ -n ${PLATFORM:-} ]]; then
+	flags+=(--platform "$PLATFORM")
+fi
+# health checks are not in the OCI format
+[[ $engine == docker ]] || flags+=(--format docker --layers)
+# shellcheck disable=SC2206 # IMAGE_FLAGS is a list
+flags+=(${IMAGE_FLAGS:-})
+
+printf 'building the image %s with %s\n' "$tag" "$engine" >&2
+DOCKER_BUILDKIT=1 exec "$engine" build "${flags[@]}" .
