@@ -53,11 +53,12 @@ container() {
 	container=$(buildah from "$image")
 	containers+=("$container")
 }
-# in_container NAME CONTAINER COMMAND…: as the image's user, with the model and a text; the network is this machine's
+# in_container NAME CONTAINER COMMAND…: as the image's user, with the model and a text; the network is this machine's. The
+# model is not at /models: there buildah puts the volume that the image names.
 in_container() {
 	local name=$1 c=$2
 	shift 2
-	buildah run --isolation=chroot --volume "$(dirname "$model"):/models:ro" --volume "$work/$name:/text:ro" "$c" -- "$@"
+	buildah run --isolation=chroot --volume "$(dirname "$model"):/srv:ro" --volume "$work/$name:/text:ro" "$c" -- "$@"
 }
 
 container
@@ -80,7 +81,7 @@ for name in "${names[@]}"; do
 	mkdir "$work/$name"
 	cp "demo/$name.txt" "$work/$name/text.txt"
 	chmod -R a+rX "$work"
-	in_container "$name" "$container" fedattn node --model "/models/${model##*/}" --threads 1 --doc /text/text.txt --name "$name" \
+	in_container "$name" "$container" fedattn node --model "/srv/${model##*/}" --threads 1 --doc /text/text.txt --name "$name" \
 		--listen 127.0.0.1:0 --allow "$id" >"$work/$name.addr" 2>"$work/$name.log" &
 	pids+=($!)
 done
@@ -112,16 +113,17 @@ for n in "${!names[@]}"; do
 	pid=$(node_pid "${pids[n]}")
 	[[ -n $pid ]] || fail "no process of ${names[n]} is found"
 	[[ $(awk '/^Uid:/ { print $2 }' "/proc/$pid/status") == 10001 ]] || fail "${names[n]} runs as another user"
-	code=$(grep -o 'libggml-cpu[^/ ]*\.so[^ ]*' "/proc/$pid/maps" | sort -u | tr '\n' ' ')
+	code=$(grep -o '/opt/fedattn/libggml-cpu[^/ ]*\.so[^ ]*' "/proc/$pid/maps" | sort -u)
 	[[ -n $code ]] || fail "${names[n]} has loaded no CPU backend"
 	say "${names[n]}: process $pid, user 10001, $code"
 done
 
 question='Where does the spare key of the workshop hang?'
-in_container asker "$asker" fedattn ask --model "/models/${model##*/}" --threads 1 --predict 40 --name asker "${peers[@]}" \
+in_container asker "$asker" fedattn ask --model "/srv/${model##*/}" --threads 1 --predict 40 --name asker "${peers[@]}" \
 	"$question" >"$work/answer" 2>"$work/report" || { cat "$work/report" >&2 && fail 'no answer'; }
 cat "$work/answer" "$work/report"
 grep -qF 'blue paint bucket' "$work/answer" || fail 'the answer lacks the fact that one container holds'
+[[ $(wc -l <"$work/report") == 1 ]] || fail 'there is more on stderr than the line about the answer'
 grep -qF 'peers 3/3' "$work/report" || fail 'somebody is missing'
 
 for n in "${!names[@]}"; do
