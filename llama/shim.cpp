@@ -67,20 +67,17 @@ int64_t copy_out(const std::string & s, char * buf, size_t buf_size) {
 } // namespace
 
 void shim_log_init(void) {
-    static std::once_flag once;
-    std::call_once(once, [] { llama_backend_init(); });
-    // others in the process may have set their own since
     llama_log_set(on_log, nullptr);
 }
 
 size_t shim_backends_load(const char * dir) {
     static std::once_flag once;
     std::call_once(once, [dir] {
-        // none is registered yet: this build links none in. llama.cpp's own search would take what lies in the working
-        // directory, too, and run it.
+        // where none is linked in; llama_backend_init's own search would take what lies in the working directory, too
         if (ggml_backend_reg_count() == 0) {
             ggml_backend_load_all_from_path(dir);
         }
+        llama_backend_init();
     });
     return ggml_backend_dev_count();
 }

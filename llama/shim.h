@@ -20,8 +20,8 @@ extern "C" {
 // Keeps llama.cpp's log quiet and remembers its last error line of each thread. Idempotent.
 void shim_log_init(void);
 
-// Loads ggml's backends from a folder where they are libraries of their own. Returns the number of devices that can
-// evaluate; 0: there is no backend for this machine. Idempotent.
+// Starts llama.cpp, with ggml's backends from a folder where they are libraries of their own. Returns the number of
+// devices that can evaluate; 0: there is no backend for this machine. Idempotent.
 size_t shim_backends_load(const char * dir);
 
 // Copies and forgets the calling thread's last error line, at most size - 1 bytes, terminated. Returns its length.
