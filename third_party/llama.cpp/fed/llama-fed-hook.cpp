@@ -81,6 +81,7 @@ bool llama_fed_eval(ggml_tensor * t, bool ask, void * user_data) {
     if (t->op == GGML_OP_FLASH_ATTN_EXT) {
         if (ask) {
             llama_fed_note_heads(state, t);
+            state.caches->tell_mask(llama_fed_attended_layer(state, t), t->src[3]);
         }
         bool       stop   = false;
         const bool shown  = llama_fed_eval_query(state, t, ask);

@@ -211,6 +211,14 @@ static void keep_full(llama_fed_mask_state & mask) {
     }
 }
 
+// Changes a mask in mid-forward. Where layers are on other devices, llama.cpp has given each a copy of the mask before
+// it began with them; those are set when they are named, see tell_mask.
+static void set_mask(llama_fed_mask_state & mask, std::vector<uint8_t> data) {
+    ggml_backend_tensor_set(mask.tensor, data.data(), 0, data.size());
+    mask.data = std::move(data);
+    mask.told.clear();
+}
+
 int32_t llama_fed_caches::mask(const llama_pos * pos, size_t n) {
     if (!state->in_hook || !state->sync_masks[0].tensor) {
         return LLAMA_FED_E_STATE;
@@ -232,7 +240,7 @@ int32_t llama_fed_caches::mask(const llama_pos * pos, size_t n) {
         hide_cells(mask.full, n_kv, cells[i]);
         std::vector<uint8_t> data = mask.full;
         hide_cells(data, n_kv, mask.hidden);
-        ggml_backend_tensor_set(mask.tensor, data.data(), 0, data.size());
+        set_mask(mask, std::move(data));
     }
     forget(pos, n);
     return LLAMA_FED_OK;
@@ -290,8 +298,22 @@ void llama_fed_caches::apply_mask(int32_t il) {
             std::copy_n(mask.full.begin() + at, sizeof(ggml_fp16_t), data.begin() + at);
         }
     }
-    ggml_backend_tensor_set(mask.tensor, data.data(), 0, data.size());
+    set_mask(mask, std::move(data));
     mask.hidden = std::move(cells);
+}
+
+void llama_fed_caches::tell_mask(int32_t il, ggml_tensor * used) {
+    if (il < 0 || !used) {
+        return;
+    }
+    llama_fed_mask_state & mask = state->mask_of(state->layers[il]);
+    if (mask.data.empty() || used == mask.tensor || used->type != mask.tensor->type ||
+        ggml_nbytes(used) != mask.data.size() ||
+        std::find(mask.told.begin(), mask.told.end(), used) != mask.told.end()) {
+        return;
+    }
+    ggml_backend_tensor_set(used, mask.data.data(), 0, mask.data.size());
+    mask.told.push_back(used);
 }
 
 void llama_fed_caches::written(int32_t il, const llama_pos * pos, size_t n) {
@@ -583,10 +605,10 @@ public:
     void set_masks(ggml_tensor * local, ggml_tensor * local_swa, ggml_tensor * sync_base,
                    ggml_tensor * sync_swa) const override {
         if (state) {
-            state->local_masks[0] = { local, {}, {} };
-            state->local_masks[1] = { local_swa, {}, {} };
-            state->sync_masks[0]  = { sync_base, {}, {} };
-            state->sync_masks[1]  = { sync_swa, {}, {} };
+            state->local_masks[0] = { local, {}, {}, {}, {} };
+            state->local_masks[1] = { local_swa, {}, {}, {}, {} };
+            state->sync_masks[0]  = { sync_base, {}, {}, {}, {} };
+            state->sync_masks[1]  = { sync_swa, {}, {}, {}, {} };
         }
     }
 

@@ -96,6 +96,8 @@ struct llama_fed_mask_state {
     ggml_tensor *         tensor = nullptr; // [n_cells, n_tokens] f16
     std::vector<uint8_t>  full;   // as llama.cpp filled it, less what was masked since; empty until it is needed
     std::vector<uint32_t> hidden; // cells that the tensor hides now and full does not
+    std::vector<uint8_t>  data;   // what the tensor was last set to here; empty: it is as llama.cpp filled it
+    std::vector<const ggml_tensor *> told; // devices' copies of the tensor that were set to the same
 };
 
 // Who watches what leaves the layers.
@@ -179,6 +181,8 @@ public:
     bool mask_differs(int32_t il) const;
     // makes the mask right for layer il, whose rows are stored
     void apply_mask(int32_t il);
+    // used is what layer il's attention is about to read as its mask: a device's copy is set to what the mask is now
+    void tell_mask(int32_t il, ggml_tensor * used);
     // rows of layer il at pos[0..n) were written
     void written(int32_t il, const llama_pos * pos, size_t n);
 
