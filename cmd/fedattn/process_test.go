@@ -523,7 +523,8 @@ func TestLostWithinSession(t *testing.T) {
 			if code := b.exit(t, 10*time.Second); code != exitOK {
 				t.Errorf("the asker: exit code %d", code)
 			}
-			told := regexp.MustCompile(`^missing: slow, lost [a-z ]+ of layer \d+ [a-z ]+: ` + c.why + `\n\[ prefill .* \| peers 0/1 \| .*\]\n$`)
+			told := regexp.MustCompile(`^missing: slow, lost [a-z ]+ of layer \d+ [a-z ]+: ` + c.why +
+				`\n0/1 peers, missing: slow \((stopped|lost) in layer \d+\)\n\[ prefill .* \| peers 0/1 \| .*\]\n$`)
 			if got := b.stderr.String(); !told.MatchString(got) {
 				t.Errorf("the asker says %q", got)
 			}

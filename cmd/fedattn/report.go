@@ -182,7 +182,46 @@ func (t reporter) afterAnswer(r node.Report, verbose bool) {
 	if verbose {
 		t.table(r)
 	}
+	if line := t.lost(r); line != "" {
+		fmt.Fprintln(t.err, line)
+	}
 	fmt.Fprintln(t.err, t.footer(r))
+}
+
+// lost says in one line how many peers the answer rests on and who is missing, as in
+// "2/3 peers, missing: garden-pi (timed out in layer 17)"; empty if nobody is.
+func (t reporter) lost(r node.Report) string {
+	var who []string
+	asked := 0
+	for _, p := range r.Peers {
+		if !t.isPeer(p) {
+			continue
+		}
+		asked++
+		m := p.Missing
+		if m == nil {
+			continue
+		}
+		name := t.name(p.Origin, m.Name)
+		if name == "" {
+			name = t.addresses[p.Origin].ID.Short()
+		}
+		why := m.Code.String()
+		switch m.Code {
+		case fedkv.CodeDeadline:
+			why = "timed out"
+		case fedkv.CodeCancelled:
+			why = "stopped"
+		}
+		if m.Layer >= 0 {
+			why += fmt.Sprintf(" in layer %d", m.Layer)
+		}
+		who = append(who, fmt.Sprintf("%s (%s)", name, why))
+	}
+	if len(who) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d/%d peers, missing: %s", asked-len(who), asked, strings.Join(who, ", "))
 }
 
 // footer is a line about an answer.
