@@ -118,7 +118,7 @@ func newApp(args []string, stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 			nodeCommand(), askCommand(), chatCommand(), serveCommand(),
 			verifyCommand(), evalCommand(), analyzeCommand(), calibrateCommand(),
 			inspectCommand(), pullCommand(), modelsCommand(), cacheCommand(),
-			idCommand(), inviteCommand(), joinCommand(), peersCommand(), receiptsCommand(), healthCommand(),
+			idCommand(), inviteCommand(), joinCommand(), peersCommand(), receiptsCommand(), healthCommand(), doctorCommand(),
 			helpCommand(),
 		},
 		HideHelpCommand:           true,
