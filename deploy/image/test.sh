@@ -29,11 +29,24 @@ if [[ -z $image ]]; then
 		IMAGE_FLAGS="--isolation=chroot ${IMAGE_FLAGS:-}" deploy/image/build.sh "$image"
 fi
 
+# family PID…: these processes and all that they started, the youngest first
+family() {
+	local pid
+	for pid; do
+		# shellcheck disable=SC2046 # a list of numbers
+		family $(pgrep -P "$pid")
+		printf '%s\n' "$pid"
+	done
+}
+
 work=$(mktemp -d)
 containers=()
 pids=()
 cleanup() {
-	((${#pids[@]} == 0)) || kill -KILL "${pids[@]}" 2>/dev/null || true
+	if ((${#pids[@]} > 0)); then
+		# shellcheck disable=SC2046 # a list of numbers
+		kill -KILL $(family "${pids[@]}") 2>/dev/null || true
+	fi
 	wait
 	((${#containers[@]} == 0)) || buildah rm "${containers[@]}" >/dev/null || true
 	rm -rf "$work"
@@ -98,15 +111,14 @@ for n in "${!names[@]}"; do
 	in_container "$name" "${started[n]}" fedattn health || fail "$name is not healthy"
 done
 
-# process of a node: the one that buildah's own leads to
+# process of a node: the youngest of those that lead to it
 node_pid() {
-	local parent=$1 child
-	for child in $(pgrep -P "$parent"); do
-		if [[ $(cat "/proc/$child/comm") == fedattn ]]; then
-			printf '%s\n' "$child"
+	local pid
+	for pid in $(family "$1"); do
+		if [[ $(cat "/proc/$pid/comm") == fedattn ]]; then
+			printf '%s\n' "$pid"
 			return
 		fi
-		node_pid "$child"
 	done
 }
 for n in "${!names[@]}"; do
