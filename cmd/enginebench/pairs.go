@@ -12,7 +12,6 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"fedattn/fedkv"
@@ -68,22 +67,23 @@ type sample struct {
 type pair struct{ bench, fed, plain sample }
 
 func benchPairs(ctx context.Context, o options) error {
-	fmt.Printf("\nPairs: medians of %d; ratios of speed, federated context and hook against the other\n", o.runs)
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "threads\ttest\tllama-bench tok/s\tours tok/s\tratio\tplain context: ratio\tof CPU time\thook and rows")
+	fmt.Printf("\nPairs: medians of %d; tokens a second; ratios of ours, a federated context and its hook, to llama-bench, and to a plain context here\n", o.runs)
+	fmt.Printf(pairLine, "threads", "test", "llama-bench", "ours", "ratio", "plain ratio", "of CPU", "hook and rows")
 	for _, threads := range o.threads {
-		for _, t := range o.tests {
+		for _, t := range o.tests { // a line as soon as it is known: all of them take long
 			pairs, err := runPairs(ctx, o, threads, t)
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(w, "%d\t%v\t%s\n", threads, t, describe(t, threads, pairs))
+			describe(t, threads, pairs)
 		}
 	}
-	return w.Flush()
+	return nil
 }
 
-func describe(t test, threads int, pairs []pair) string {
+const pairLine = "%-8v %-12v %12v %8v %7v %12v %8v %14v\n"
+
+func describe(t test, threads int, pairs []pair) {
 	of := func(f func(p pair) float64) float64 {
 		values := make([]float64, len(pairs))
 		for i, p := range pairs {
@@ -96,11 +96,14 @@ func describe(t test, threads int, pairs []pair) string {
 	if threads == 1 {
 		cpu = fmt.Sprintf("%.3f", of(func(p pair) float64 { return p.plain.cpu.Seconds() / p.fed.cpu.Seconds() }))
 	}
-	return fmt.Sprintf("%.1f\t%.1f\t%.3f\t%.3f\t%s\t%.2f %%",
-		of(func(p pair) float64 { return speed(p.bench) }), of(func(p pair) float64 { return speed(p.fed) }),
-		of(func(p pair) float64 { return p.bench.wall.Seconds() / p.fed.wall.Seconds() }),
-		of(func(p pair) float64 { return p.plain.wall.Seconds() / p.fed.wall.Seconds() }),
-		cpu, 100*of(func(p pair) float64 { return p.fed.hook }))
+	number := func(format string, f func(p pair) float64) string { return fmt.Sprintf(format, of(f)) }
+	fmt.Printf(pairLine, threads, t,
+		number("%.1f", func(p pair) float64 { return speed(p.bench) }),
+		number("%.1f", func(p pair) float64 { return speed(p.fed) }),
+		number("%.3f", func(p pair) float64 { return p.bench.wall.Seconds() / p.fed.wall.Seconds() }),
+		number("%.3f", func(p pair) float64 { return p.plain.wall.Seconds() / p.fed.wall.Seconds() }),
+		cpu,
+		number("%.2f %%", func(p pair) float64 { return 100 * p.fed.hook }))
 }
 
 func runPairs(ctx context.Context, o options, threads int, t test) ([]pair, error) {

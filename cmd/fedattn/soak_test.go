@@ -10,8 +10,10 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -41,7 +43,7 @@ func TestSoak(t *testing.T) {
 	} else if err := os.WriteFile(path, tinyTransformer(tinyTemplate, 1, tinyContext), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s := newSoak(t, path)
+	s := newSoak(t, path, 60, nil)
 	var usage []resources
 	for i := range sessions {
 		s.session(i%soakStopped == soakStopped-1)
@@ -74,7 +76,7 @@ func (r resources) String() string {
 	return fmt.Sprintf("%d KiB, %d goroutines, %d descriptors", r.resident, r.goroutines, r.descriptors)
 }
 
-func measureResources(t *testing.T) resources {
+func measureResources(t testing.TB) resources {
 	t.Helper()
 	statm, err := os.ReadFile("/proc/self/statm")
 	if err != nil {
@@ -106,14 +108,15 @@ func slopeOf(usage []resources) float64 {
 
 // soak is a node that serves, and an asker.
 type soak struct {
-	t      *testing.T
+	t      testing.TB
 	engine *llama.Engine
 	asker  node.Peers
 	to     node.Address
 	over   chan struct{} // one for every session at the node
 }
 
-func newSoak(t *testing.T, path string) *soak {
+// newSoak has a node with a text of so many tokens. watch, if there is one, wraps its engine.
+func newSoak(t testing.TB, path string, text int, watch func(node.Engine) node.Engine) *soak {
 	t.Helper()
 	m, err := llama.Load(path, llama.ModelParams{Threads: 1})
 	if err != nil {
@@ -130,9 +133,13 @@ func newSoak(t *testing.T, path string) *soak {
 	}
 	t.Cleanup(closeAll)
 	s := &soak{t: t, engine: engine, asker: devices[1].Peers, to: devices[0].Address, over: make(chan struct{}, 1)}
+	serving := node.Engine(engine)
+	if watch != nil {
+		serving = watch(engine)
+	}
 	c := node.NewContributor(node.ContributorConfig{
-		Engine: engine, Peers: devices[0].Peers, Self: self(engine, "node", fedkv.RoleContributor), ID: devices[0].Address.ID,
-		Source: soakText(s.tokens(60)), MaxContext: 512, Log: zerolog.Nop(),
+		Engine: serving, Peers: devices[0].Peers, Self: self(engine, "node", fedkv.RoleContributor), ID: devices[0].Address.ID,
+		Source: soakText(s.tokens(text)), MaxContext: 1024, Log: zerolog.Nop(),
 		OnSession: func(node.Contribution) { s.over <- struct{}{} },
 	})
 	ctx, stop := context.WithCancel(context.Background())
@@ -162,7 +169,7 @@ func (s *soak) tokens(n int) []fedkv.Token {
 }
 
 // session asks and has a short answer, or stops when the rows are here and the question is being evaluated.
-func (s *soak) session(stopped bool) {
+func (s *soak) session(stopped bool) (report node.Report) {
 	s.t.Helper()
 	layers := len(s.engine.Shape().Layers)
 	schedules, err := fedkv.ParseSchedules("gather", layers)
@@ -180,7 +187,7 @@ func (s *soak) session(stopped bool) {
 		Engine: engine, Self: self(s.engine, "asker", fedkv.RolePublisher), ID: "asker",
 		Contacts: []node.Contact{{Dial: func(ctx context.Context) (node.Link, error) { return s.asker.Dial(ctx, s.to) }}},
 		Prefix:   s.tokens(8), Own: own, Answer: 4, Schedules: schedules, Wire: fedkv.Uniform(fedkv.WireTypes{K: fedkv.Q8_0, V: fedkv.Q4_0}, layers),
-		Positions: fedkv.Canonical, MaxContext: 512, SetupBy: 30 * time.Second, GatherBy: time.Minute, RequireAll: true, Log: zerolog.Nop(),
+		Positions: fedkv.Canonical, MaxContext: 1024, SetupBy: 30 * time.Second, GatherBy: time.Minute, RequireAll: true, Log: zerolog.Nop(),
 	})
 	switch {
 	case stopped:
@@ -191,8 +198,54 @@ func (s *soak) session(stopped bool) {
 		s.t.Fatal(err)
 	default:
 		s.answer(ctx, session)
+		report = session.Report()
 	}
 	<-s.over
+	return report
+}
+
+// BenchmarkTail measures what the publisher waits for beyond its own work: from the moment at which the contributor takes
+// the last layer's rows out of its cache to the first token of the answer, over QUIC on loopback. own-ms is evaluating the
+// question, and placing rows, within that time; the rest is more-ms.
+func BenchmarkTail(b *testing.B) {
+	if !haveEngine() {
+		b.Skip("this build has no engine")
+	}
+	var last atomic.Int64 // nanoseconds
+	s := newSoak(b, modelPath(b), 256, func(e node.Engine) node.Engine { return stamping{e, &last} })
+	s.session(false)
+	var own, more []float64
+	for b.Loop() {
+		r := s.session(false)
+		tail := float64(r.Started.UnixNano()-last.Load())/1e6 + r.TTFTMS
+		own = append(own, r.SyncMS+r.PrefillMS)
+		more = append(more, tail-r.SyncMS-r.PrefillMS)
+	}
+	slices.Sort(own)
+	slices.Sort(more)
+	b.ReportMetric(own[len(own)/2], "own-ms")
+	b.ReportMetric(more[len(more)/2], "more-ms")
+}
+
+// stamping is an engine that notes when rows were taken last.
+type stamping struct {
+	node.Engine
+	last *atomic.Int64
+}
+
+func (e stamping) Open(spec fedkv.CacheSpec) (node.Cache, error) {
+	c, err := e.Engine.Open(spec)
+	return stamped{c, e.last}, err
+}
+
+type stamped struct {
+	node.Cache
+	last *atomic.Int64
+}
+
+func (c stamped) AppendRows(dst []byte, layer int, pos []int32, types fedkv.WireTypes) ([]byte, error) {
+	c.last.Store(time.Now().UnixNano())
+	return c.Cache.AppendRows(dst, layer, pos, types)
 }
 
 func (s *soak) answer(ctx context.Context, session *node.Session) {
