@@ -66,6 +66,39 @@ func BenchmarkPrefillContributor(b *testing.B) {
 	})
 }
 
+// benchDecode evaluates one token after the other behind a short prefix.
+func benchDecode(b *testing.B, open func(m *Model) *Context) {
+	const depth = 64
+	m := model(b)
+	c := open(m)
+	defer c.Close()
+	all := tokens(b, m, 1, benchTokens)
+	must(b, c.Eval(all[:depth], 0, 0, nil))
+	at := depth
+	for b.Loop() {
+		if at == len(all) {
+			must(b, c.Truncate(depth))
+			at = depth
+		}
+		must(b, c.Eval(all[at:at+1], at, 1, nil))
+		at++
+	}
+}
+
+// BenchmarkDecodePlain is llama.cpp's own context.
+func BenchmarkDecodePlain(b *testing.B) {
+	benchDecode(b, func(m *Model) *Context {
+		c, err := m.NewPlainContext(benchTokens, benchTokens, 1)
+		must(b, err)
+		return c
+	})
+}
+
+// BenchmarkDecodeFederated is a publisher's context.
+func BenchmarkDecodeFederated(b *testing.B) {
+	benchDecode(b, func(m *Model) *Context { return fedContext(b, m, "all") })
+}
+
 // rowTypes are what the row benchmarks run over: every format, and the wires of the presets.
 var rowTypes = []string{"f16/f16", "q8_0/q8_0", "q8_0/q4_0", "q5_1/q4_1", "q4_0+c+h/nf3+h", "nf3+c+h/nf3+h"}
 

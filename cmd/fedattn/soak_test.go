@@ -187,7 +187,7 @@ func (s *soak) session(stopped bool) (report node.Report) {
 		Engine: engine, Self: self(s.engine, "asker", fedkv.RolePublisher), ID: "asker",
 		Contacts: []node.Contact{{Dial: func(ctx context.Context) (node.Link, error) { return s.asker.Dial(ctx, s.to) }}},
 		Prefix:   s.tokens(8), Own: own, Answer: 4, Schedules: schedules, Wire: fedkv.Uniform(fedkv.WireTypes{K: fedkv.Q8_0, V: fedkv.Q4_0}, layers),
-		Positions: fedkv.Canonical, MaxContext: 1024, SetupBy: 30 * time.Second, GatherBy: time.Minute, RequireAll: true, Log: zerolog.Nop(),
+		Positions: fedkv.Canonical, MaxContext: 1024, SetupBy: 5 * time.Minute, GatherBy: 10 * time.Minute, RequireAll: true, Log: zerolog.Nop(),
 	})
 	switch {
 	case stopped:
