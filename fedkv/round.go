@@ -32,6 +32,8 @@ import (
 // The payload of queries is [tokens][heads × head dim of K] in the type. That of a partial is [tokens][heads × head dim
 // of V] in the type and then the logarithms of the sums, float32, little-endian, [tokens][heads]; one that is −∞ stands
 // for a token that sees no row, and its outputs are 0.
+
+// RoundHeaderSize is the bytes before a round's payload.
 const RoundHeaderSize = 32
 
 const (

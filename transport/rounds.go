@@ -69,5 +69,6 @@ func (r *Rounds) SetDeadline(t time.Time) error { return r.stream.SetDeadline(t)
 // Close ends the stream in both directions.
 func (r *Rounds) Close() error {
 	r.stream.CancelRead(0)
-	return r.stream.Close()
+	_ = r.stream.Close() // fails only if the other side does not read any more
+	return nil
 }
