@@ -125,6 +125,10 @@ bench-engine: lib model ## the engine against llama-bench in pairs, and the rate
 	@third_party/llama.cpp/supply.sh bench
 	@go run ./cmd/enginebench -model $(MODEL) -llama-bench third_party/llama.cpp/build/bin/llama-bench $(BENCHFLAGS)
 
+.PHONY: test-go-llama
+test-go-llama: lib model ## go-llama.cpp's own suite, unmodified
+	@third_party/go-llama.cpp/test-suite.sh $(MODEL)
+
 .PHONY: patch-check
 patch-check: tools ## the patch applies to the pristine llama.cpp, and twice is once
 	@third_party/llama.cpp/supply.sh patch-check

@@ -61,10 +61,7 @@ func Load(path string, params ModelParams) (*Model, error) {
 	binding, err := golama.New(path, opts...)
 	C.shim_log_init()
 	if err != nil {
-		if reason := golama.LoadError(); reason != nil {
-			return nil, reason // it names the file
-		}
-		return nil, fmt.Errorf("%s: llama.cpp cannot load it: %w", path, err)
+		return nil, err // it names the file
 	}
 	m := &Model{
 		path: path, params: params, binding: binding,

@@ -53,10 +53,6 @@ void log_to_go(int level) {
     go_level = level;
 }
 
-void log_error(const std::string & text) {
-    on_log(GGML_LOG_LEVEL_ERROR, (text + "\n").c_str(), nullptr);
-}
-
 log_capture::log_capture() : outer(capturing) {
     capturing = this;
 }

@@ -12,9 +12,6 @@ void log_init();
 // Sends lines of this ggml_log_level and above to Go; 0: errors only, to where they went before log_init.
 void log_to_go(int level);
 
-// Writes an error line of our own.
-void log_error(const std::string & text);
-
 // While one lives, it keeps the first error line that llama.cpp logs on this thread: the reason of a failure that
 // llama.cpp's functions report as NULL or false.
 class log_capture {

@@ -243,6 +243,11 @@ sequence & model::begin(int threads, int batch, bool text) {
     if (threads <= 0) {
         threads = common_cpu_get_num_math();
     }
+    // ggml's threads wait for each other by spinning: more of them than CPUs take many times longer
+    const unsigned cpus = std::thread::hardware_concurrency();
+    if (cpus > 0) {
+        threads = std::min(threads, (int) cpus);
+    }
     llama_set_n_threads(owned.get(), threads, threads);
     seq->set_batch(batch);
     if (!resume) {
@@ -316,16 +321,6 @@ std::vector<float> model::embed(const std::vector<llama_token> & tokens, int thr
         throw failure("llama.cpp returned no embedding", log);
     }
     return std::vector<float>(row, row + llama_model_n_embd_out(weights.get()));
-}
-
-std::string model::last_error() const {
-    const std::lock_guard<std::mutex> lock(error_mutex);
-    return error_text;
-}
-
-void model::set_last_error(std::string text) {
-    const std::lock_guard<std::mutex> lock(error_mutex);
-    error_text = std::move(text);
 }
 
 // turn

@@ -77,8 +77,8 @@ public:
     // Drops half of what lies behind the first keep tokens and moves the rest down. False when the memory cannot.
     bool shift(size_t keep);
 
-    // The tokens and their cache rows as a file. save leaves no file behind when it fails; load empties the sequence
-    // first and refuses files that are damaged or of another model.
+    // The tokens and their cache rows as a file. save changes no file when it fails; load empties the sequence first
+    // and refuses files that are damaged or of another model.
     void save(const std::string & path) const;
     void load(const std::string & path);
 
@@ -119,10 +119,6 @@ public:
     // The embedding of tokens, llama_model_n_embd_out floats.
     std::vector<float> embed(const std::vector<llama_token> & tokens, int threads);
 
-    // May be called without a turn.
-    std::string last_error() const;
-    void        set_last_error(std::string text);
-
     const load_options options;
 
 private:
@@ -134,9 +130,6 @@ private:
     std::atomic<llama_context *> context_ptr{ nullptr };
     std::unique_ptr<sequence>    seq;
     bool                         resume = false;
-
-    mutable std::mutex error_mutex;
-    std::string        error_text;
 
     friend class turn;
     std::mutex                   turn_mutex;

@@ -63,7 +63,7 @@ public:
         p.mirostat_tau    = r.mirostat_tau;
         p.samplers        = { COMMON_SAMPLER_TYPE_PENALTIES, COMMON_SAMPLER_TYPE_TOP_K, COMMON_SAMPLER_TYPE_TYPICAL_P,
                               COMMON_SAMPLER_TYPE_TOP_P, COMMON_SAMPLER_TYPE_TEMPERATURE };
-        if (r.seed != -1) {
+        if (r.seed >= 0) {
             p.seed = (uint32_t) r.seed;
         } else if (m.options.seed != 0) {
             p.seed = (uint32_t) m.options.seed;

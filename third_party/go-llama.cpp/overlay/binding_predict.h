@@ -10,7 +10,7 @@
 
 namespace binding {
 
-// What llama_allocate_params was given and something here reads.
+// What binding_request holds, as texts of C++.
 struct request {
     std::string              prompt;
     std::string              negative_prompt;
@@ -19,7 +19,8 @@ struct request {
     std::string              cache_path; // prompt cache, empty: none
     std::vector<std::string> stops;
 
-    int seed;   // -1: the model's
+    int64_t seed; // negative: the model's
+
     int tokens; // most to generate
     int threads;
     int batch;

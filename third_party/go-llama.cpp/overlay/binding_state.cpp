@@ -86,6 +86,8 @@ void sequence::save(const std::string & path) const {
         std::memcpy(file.data(), &h, sizeof(h));
 
         std::ofstream out(part, std::ios::binary | std::ios::trunc);
+        // rows are as private as the text; the file is still empty
+        std::filesystem::permissions(part, std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
         out.write(file.data(), (std::streamsize) file.size());
         out.close();
         if (!out) {
@@ -94,7 +96,6 @@ void sequence::save(const std::string & path) const {
         std::filesystem::rename(part, path);
     } catch (const std::exception & e) {
         std::remove(part.c_str());
-        std::remove(path.c_str());
         throw error(path + ": " + e.what());
     }
 }
