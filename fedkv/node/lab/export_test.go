@@ -54,7 +54,7 @@ func TestExport(t *testing.T) {
 	}
 	want := Export{
 		Tokens: []fedkv.Token{1, 2, 3, 4, 5, 6, 7, 8}, Bounds: []int{2, 3, 6, 8}, Contributors: []int{1, 2}, Publisher: []int{2, 4},
-		WireK: "q8_0", WireV: "q4_0", Rows: "all", Positions: "inplace",
+		WireK: "q8_0", WireV: "q4_0", Rows: "all", LocalRows: "all", Positions: "inplace",
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, want %+v", got, want)
