@@ -183,7 +183,7 @@ test-arm64: build model cross-arm64 ## these under qemu: unit tests, verify, a s
 
 .PHONY: deploy-check
 deploy-check: tools ## compose.yaml, manifests and the systemd unit, as the programs that use them read them
-	@go run -C deploy/check . ../compose.yaml ../k3s/*.yaml
+	@cd deploy/check && go run . ../compose.yaml ../k3s/*.yaml
 	@deploy/systemd/check.sh
 
 ##@ Parts
