@@ -127,22 +127,13 @@ func ParseRoundHeader(b []byte) (RoundHeader, error) {
 	if h.Type != F16 && h.Type != Q8_0 {
 		return RoundHeader{}, Errorf(CodeTypes, "a round of type %v", h.Type)
 	}
-	for _, field := range []struct {
-		name string
-		at   int
-		most uint32
-		to   *int
-	}{
+	if err := readFields("round", b, []headerField{
 		{"tokens", 12, MaxRoundTokens, &h.Tokens},
 		{"first position", 16, MaxTokens, &h.First},
 		{"segment's position", 20, MaxTokens, &h.Offset},
 		{"length", 28, MaxRound, &h.Length},
-	} {
-		n := binary.BigEndian.Uint32(b[field.at:])
-		if n > field.most {
-			return RoundHeader{}, Errorf(CodeRange, "a round with %s %d, must be at most %d", field.name, n, field.most)
-		}
-		*field.to = int(n)
+	}); err != nil {
+		return RoundHeader{}, err
 	}
 	if h.Tokens < 1 || h.Layer >= MaxLayers || h.Partial && (h.First != 0 || h.Offset != 0) {
 		return RoundHeader{}, Errorf(CodeRange, "a round of %d tokens at layer %d", h.Tokens, h.Layer)

@@ -174,28 +174,39 @@ func ParseBlockHeader(b []byte) (BlockHeader, error) {
 		Layer:   int(binary.BigEndian.Uint16(b[26:])),
 		Types:   WireTypes{K: Type(b[36]), V: Type(b[37])},
 	}
-	// On a 32-bit device an int does not hold every uint32: limits come before conversion.
-	for _, field := range []struct {
-		name string
-		at   int
-		most uint32
-		to   *int
-	}{
+	if err := readFields("block", b, []headerField{
 		{"first row", 28, MaxTokens - 1, &h.First},
 		{"rows", 32, MaxTokens, &h.Rows},
 		{"length", 40, MaxBlock, &h.Length},
 		{"kept rows", 44, MaxTokens, &h.Kept},
-	} {
-		n := binary.BigEndian.Uint32(b[field.at:])
-		if n > field.most {
-			return BlockHeader{}, Errorf(CodeRange, "a block with %s %d, must be at most %d", field.name, n, field.most)
-		}
-		*field.to = int(n)
+	}); err != nil {
+		return BlockHeader{}, err
 	}
 	if err := h.validate(); err != nil {
 		return BlockHeader{}, err
 	}
 	return h, nil
+}
+
+// headerField is an unsigned number of 32 bits in a header.
+type headerField struct {
+	name string
+	at   int
+	most uint32
+	to   *int
+}
+
+// readFields reads and bounds fields of a header. On a 32-bit device an int does not hold every uint32: limits come
+// before conversion.
+func readFields(what string, header []byte, fields []headerField) error {
+	for _, f := range fields {
+		n := binary.BigEndian.Uint32(header[f.at:])
+		if n > f.most {
+			return Errorf(CodeRange, "a %s with %s %d, must be at most %d", what, f.name, n, f.most)
+		}
+		*f.to = int(n)
+	}
+	return nil
 }
 
 func (h BlockHeader) validate() error {
