@@ -121,43 +121,42 @@ func rowsContext(b *testing.B, m *Model) (c *Context, pos []int32, rawBytes int)
 	return c, pos, len(raw)
 }
 
-// BenchmarkTakeRows takes a layer's rows out of the cache in wire types. A byte is one of f16 rows, K and V, whatever
-// the wire makes of them.
-func BenchmarkTakeRows(b *testing.B) {
-	m := model(b)
-	c, pos, raw := rowsContext(b, m)
+// benchRows measures something that is done with a layer's rows, for each of the wire types. A byte is one of f16 rows, K
+// and V, whatever the wire makes of them.
+func benchRows(b *testing.B, begin func(b *testing.B, c *Context, pos []int32, wire fedkv.WireTypes) (once func())) {
+	c, pos, raw := rowsContext(b, model(b))
 	defer c.Close()
 	for _, types := range rowTypes {
 		b.Run(strings.ReplaceAll(types, "/", ","), func(b *testing.B) {
 			wire, err := fedkv.ParseWireTypes(types)
 			must(b, err)
+			once := begin(b, c, pos, wire)
 			b.SetBytes(int64(raw))
 			b.ReportAllocs()
-			var rows []byte
 			for b.Loop() {
-				rows, err = c.AppendRows(rows[:0], 0, pos, wire)
-				must(b, err)
+				once()
 			}
 		})
 	}
 }
 
-// BenchmarkPlaceRows places a layer's rows 100 positions further, as a publisher does. Bytes as in BenchmarkTakeRows.
+// BenchmarkTakeRows takes a layer's rows out of the cache in wire types.
+func BenchmarkTakeRows(b *testing.B) {
+	benchRows(b, func(b *testing.B, c *Context, pos []int32, wire fedkv.WireTypes) func() {
+		var rows []byte
+		var err error
+		return func() {
+			rows, err = c.AppendRows(rows[:0], 0, pos, wire)
+			must(b, err)
+		}
+	})
+}
+
+// BenchmarkPlaceRows places a layer's rows 100 positions further, as a publisher does.
 func BenchmarkPlaceRows(b *testing.B) {
-	m := model(b)
-	c, pos, raw := rowsContext(b, m)
-	defer c.Close()
-	for _, types := range rowTypes {
-		b.Run(strings.ReplaceAll(types, "/", ","), func(b *testing.B) {
-			wire, err := fedkv.ParseWireTypes(types)
-			must(b, err)
-			rows, err := c.AppendRows(nil, 0, pos, wire)
-			must(b, err)
-			b.SetBytes(int64(raw))
-			b.ReportAllocs()
-			for b.Loop() {
-				must(b, c.WriteRows(0, pos, 100, wire, rows))
-			}
-		})
-	}
+	benchRows(b, func(b *testing.B, c *Context, pos []int32, wire fedkv.WireTypes) func() {
+		rows, err := c.AppendRows(nil, 0, pos, wire)
+		must(b, err)
+		return func() { must(b, c.WriteRows(0, pos, 100, wire, rows)) }
+	})
 }
