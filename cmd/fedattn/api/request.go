@@ -38,6 +38,8 @@ type common struct {
 	JSONSchema          json.RawMessage `json:"json_schema"` // as llama-server has it
 }
 
+func (c *common) options() *common { return c }
+
 type streamOptions struct {
 	IncludeUsage bool `json:"include_usage"`
 }
@@ -213,8 +215,8 @@ func (m message) text(i int) (string, error) {
 	return b.String(), nil
 }
 
-// conversation sorts messages: instructions, turns, and the user's last words.
-func (c chatBody) conversation() (r Request, err error) {
+// request sorts messages: instructions, turns, and the user's last words.
+func (c *chatBody) request() (r Request, err error) {
 	if given(c.Tools) {
 		return r, wrong("tools", "tools cannot be called here")
 	}
@@ -253,8 +255,7 @@ func (c chatBody) conversation() (r Request, err error) {
 	return r, nil
 }
 
-// prompt is the text to be continued.
-func (c completionBody) prompt() (string, error) {
+func (c *completionBody) request() (r Request, err error) {
 	var one string
 	var many []string
 	switch {
@@ -262,15 +263,15 @@ func (c completionBody) prompt() (string, error) {
 	case json.Unmarshal(c.Prompt, &many) == nil && len(many) == 1:
 		one = many[0]
 	default:
-		return "", wrong("prompt", "prompt must be one text")
+		return r, wrong("prompt", "prompt must be one text")
 	}
 	switch {
 	case one == "":
-		return "", wrong("prompt", "prompt is empty")
+		return r, wrong("prompt", "prompt is empty")
 	case c.Echo || c.Suffix != "" || c.BestOf != nil && *c.BestOf != 1:
-		return "", wrong("echo", "echo, suffix and best_of are not known here")
+		return r, wrong("echo", "echo, suffix and best_of are not known here")
 	}
-	return one, nil
+	return Request{Raw: true, Prompt: one}, nil
 }
 
 // pick finds the model that a client names; the empty name is the first.

@@ -98,54 +98,40 @@ var textKind = kind{
 	func(text string) choice { return choice{Text: &text} },
 }
 
+// requestBody is either kind of request.
+type requestBody interface {
+	request() (Request, error) // but for model and sampling
+	options() *common
+}
+
 func (s *Server) chat(w http.ResponseWriter, r *http.Request) {
-	b, err := s.ready()
-	if err != nil {
-		writeError(w, err)
-		return
-	}
-	var in chatBody
-	if err := read(w, r, &in); err != nil {
-		writeError(w, err)
-		return
-	}
-	req, err := in.conversation()
-	if err == nil {
-		req.Sampling, err = in.sampling()
-	}
-	if err == nil {
-		req.Model, err = pick(b, in.Model)
-	}
-	if err != nil {
-		writeError(w, err)
-		return
-	}
-	s.answer(w, r, b, req, in.common, chatKind)
+	s.complete(w, r, &chatBody{}, chatKind)
 }
 
 func (s *Server) completion(w http.ResponseWriter, r *http.Request) {
+	s.complete(w, r, &completionBody{}, textKind)
+}
+
+func (s *Server) complete(w http.ResponseWriter, r *http.Request, in requestBody, k kind) {
 	b, err := s.ready()
-	if err != nil {
-		writeError(w, err)
-		return
+	if err == nil {
+		err = read(w, r, in)
 	}
-	var in completionBody
-	if err := read(w, r, &in); err != nil {
-		writeError(w, err)
-		return
-	}
-	req := Request{Raw: true}
-	if req.Prompt, err = in.prompt(); err == nil {
-		req.Sampling, err = in.sampling()
+	var req Request
+	if err == nil {
+		req, err = in.request()
 	}
 	if err == nil {
-		req.Model, err = pick(b, in.Model)
+		req.Sampling, err = in.options().sampling()
+	}
+	if err == nil {
+		req.Model, err = pick(b, in.options().Model)
 	}
 	if err != nil {
 		writeError(w, err)
 		return
 	}
-	s.answer(w, r, b, req, in.common, textKind)
+	s.answer(w, r, b, req, *in.options(), k)
 }
 
 // answer runs a request, at once or in pieces. The request's context ends when its client leaves.
