@@ -7,18 +7,13 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/urfave/cli/v2"
 
 	"fedattn/fedkv"
 	"fedattn/fedkv/node"
-	"fedattn/fedkv/profile"
 	"fedattn/llama"
 )
-
-// maxQuestion bounds, in bytes, a question from stdin.
-const maxQuestion = 1 << 20
 
 func askCommand() *cli.Command {
 	return &cli.Command{
@@ -60,24 +55,18 @@ func readQuestion(args []string, stdin io.Reader) (string, error) {
 		if word != "-" {
 			continue
 		}
-		b, err := io.ReadAll(io.LimitReader(stdin, maxQuestion+1))
-		switch {
-		case err != nil:
-			return "", fmt.Errorf("reading the question from stdin: %w", err)
-		case len(b) > maxQuestion:
-			return "", fmt.Errorf("stdin has more than the %d KiB that a question may have: give long texts with --doc", maxQuestion>>10)
+		text, err := readInput(stdin, "question")
+		if err != nil {
+			return "", err
 		}
-		args[i] = string(b)
+		args[i] = text
 		break
 	}
 	question := strings.TrimSpace(strings.Join(args, " "))
 	if question == "" {
 		return "", usagef("no question: fedattn ask [flags] QUESTION, or - to read it from stdin")
 	}
-	if !utf8.ValidString(question) || strings.ContainsRune(question, 0) {
-		return "", usagef("the question is not UTF-8 text: convert it first")
-	}
-	return question, nil
+	return question, checkText(question, "question")
 }
 
 func runAsk(c *cli.Context) (err error) {
@@ -95,7 +84,11 @@ func runAsk(c *cli.Context) (err error) {
 		return err
 	}
 	defer engine.Close()
-	q, err := prepare(c, r, engine)
+	x, err := plan(c, r.party, engine, 1) // what a budget is for is narrowed once the peers' tokens are known
+	if err != nil {
+		return err
+	}
+	q, err := prepare(c, r, engine, x)
 	if err != nil {
 		return err
 	}
@@ -109,7 +102,7 @@ func runAsk(c *cli.Context) (err error) {
 	}
 	defer release()
 
-	contacts, hangUp, err := network(c, r.party, wire)
+	contacts, hangUp, err := network(c, r.party, x, wire)
 	if err != nil {
 		return err
 	}
@@ -119,9 +112,6 @@ func runAsk(c *cli.Context) (err error) {
 		return err
 	}
 	defer stop()
-	for i := range contacts {
-		contacts[i].Home = q.HomeType != 0
-	}
 	q.Contacts = append(contacts, own...) // what is here anyway stays rows
 	if r.minPeers > 0 {
 		q.MinPeers = r.minPeers + len(own)
@@ -151,16 +141,7 @@ func runAsk(c *cli.Context) (err error) {
 }
 
 // prepare is the question as the model sees it. Contacts are still to be named.
-func prepare(c *cli.Context, r request, engine *llama.Engine) (q node.Question, err error) {
-	most, err := contextSize(c, engine)
-	if err != nil {
-		return q, err
-	}
-	setting, positions, err := plan(c, engine, 1) // what a budget is for is narrowed once the peers' tokens are known
-	if err != nil {
-		return q, err
-	}
-	schedules := setting.Schedules
+func prepare(c *cli.Context, r request, engine *llama.Engine, x exchange) (q node.Question, err error) {
 	frame, err := engine.Frame(c.String("system"))
 	if err != nil {
 		return q, fmt.Errorf("%s; give an instruction-tuned model with --model", engineText(err))
@@ -169,37 +150,21 @@ func prepare(c *cli.Context, r request, engine *llama.Engine) (q node.Question, 
 	if err != nil {
 		return q, err
 	}
-	if schedules.Regime() == fedkv.Lockstep && len(r.docs) > 0 && len(r.addresses) > 0 {
-		return q, ownInLockstep(c)
-	}
 	q = node.Question{
 		Engine: engine, Self: self(engine, deviceName(c), fedkv.RolePublisher), ID: string(r.identity.ID()),
 		Prefix: frame.Prefix, Own: append(text, frame.Suffix...), Answer: c.Int("predict"),
-		Schedules: schedules, Wire: setting.Wire, LocalRows: r.localRows, Positions: positions, MaxContext: most,
-		SetupBy: c.Duration("setup-timeout"), GatherBy: c.Duration("setup-timeout") + c.Duration("timeout"),
-		// the endpoint counts memory, which comes in powers of two: half of it is sure to be enough for the rows
-		RequireAll: c.Bool("require-all"), MaxStaging: memoryShare() / 2, Log: newLogger(c, c.Bool("verbose")),
-	}
-	if _, q.HomeType, err = cutHome(c.String("schedule")); err != nil {
-		return q, err
-	}
-	if q.HomeType != 0 { // what stays with others takes no memory here
-		q.MaxPositions = max(most, engine.ContextTrain())
+		Schedules: x.Schedules, Wire: x.Wire, LocalRows: r.localRows, Positions: x.positions, MaxContext: x.context,
+		HomeType: x.home, MaxPositions: x.maxPositions, SetupBy: x.setupBy, GatherBy: x.gatherBy,
+		RequireAll: c.Bool("require-all"), MaxStaging: x.maxStaging, Log: newLogger(c, c.Bool("verbose")),
 	}
 	if len(q.Prefix) > fedkv.MaxPrefix {
 		return q, fmt.Errorf("the system prompt has %d tokens with the chat template, %d are allowed: shorten --system", len(q.Prefix), fedkv.MaxPrefix)
 	}
-	if n := len(q.Prefix) + len(q.Own); n+q.Answer > most {
+	if n := len(q.Prefix) + len(q.Own); n+q.Answer > x.context {
 		return q, fmt.Errorf("the question has %d tokens with the chat template and the answer may have %d, the context has room for %d: "+
-			"shorten it, or change --predict or --context", n, q.Answer, most)
+			"shorten it, or change --predict or --context", n, q.Answer, x.context)
 	}
 	return q, nil
-}
-
-// ownInLockstep is the mistake of own documents where contributors talk to each other.
-func ownInLockstep(c *cli.Context) error {
-	return usagef("--doc with --schedule %s: in lockstep the peers would have to reach this device's own documents; "+
-		"use gather, or start a node for them", c.String("schedule"))
 }
 
 // answerTo decodes the answer and prints it.
@@ -245,46 +210,6 @@ func scheduleError(spec string, err error) error {
 		text = reason // it begins with the schedule, which is named below
 	}
 	return usagef("--schedule %q: %s; known are %s", spec, text, scheduleNames)
-}
-
-// plan resolves schedule, wire types and positions for the model; a budget is spent on so many tokens of others.
-func plan(c *cli.Context, engine *llama.Engine, tokens int) (s profile.Setting, positions fedkv.Positions, err error) {
-	known, err := profileOf(c, engine.Fingerprint())
-	if err != nil {
-		return s, 0, err
-	}
-	spec, home, err := cutHome(c.String("schedule"))
-	if err != nil {
-		return s, 0, err
-	}
-	if s, err = resolve(spec, c.String("wire"), engine.Layers(), known); err != nil {
-		return s, 0, err
-	}
-	if home != 0 {
-		s.Wire = unsent(engine.Layers())
-	}
-	if c.String("budget") != "" {
-		if s, err = withinBudget(c, known, tokens); err != nil {
-			return s, 0, err
-		}
-	}
-	if least := c.Int("min-layer"); least > engine.Layers() {
-		return s, 0, usagef("--min-layer %d: the model has layers 0 to %d", least, engine.Layers()-1)
-	}
-	s.Schedules = s.Schedules.From(c.Int("min-layer"))
-	positions = fedkv.Canonical
-	if s.Schedules.Regime() == fedkv.Lockstep {
-		positions = fedkv.InPlace
-	}
-	if name := c.String("positions"); name != "" {
-		if positions, err = fedkv.ParsePositions(name); err != nil {
-			return s, 0, usagef("--positions: %v", err)
-		}
-		if positions == fedkv.Canonical && s.Schedules.Regime() == fedkv.Lockstep {
-			return s, 0, usagef("--positions canonical: lockstep needs true positions, inplace")
-		}
-	}
-	return s, positions, nil
 }
 
 // ownDocuments makes this device's own texts one more contributor, without a network.

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/urfave/cli/v2"
 
@@ -127,19 +126,14 @@ func once(c *cli.Context, loop *chat.Loop, p *partner, prompt string) error {
 
 // readPrompt reads all of standard input.
 func readPrompt(in io.Reader) (string, error) {
-	b, err := io.ReadAll(io.LimitReader(in, maxQuestion+1))
-	text := strings.TrimSpace(string(b))
-	switch {
-	case err != nil:
-		return "", fmt.Errorf("reading the prompt from stdin: %w", err)
-	case len(b) > maxQuestion:
-		return "", fmt.Errorf("stdin has more than the %d KiB that a prompt may have: give long texts with --doc", maxQuestion>>10)
-	case text == "":
-		return "", usagef("no prompt: standard input is empty and no terminal")
-	case !utf8.ValidString(text) || strings.ContainsRune(text, 0):
-		return "", usagef("the prompt is not UTF-8 text: convert it first")
+	text, err := readInput(in, "prompt")
+	if err != nil {
+		return "", err
 	}
-	return text, nil
+	if text = strings.TrimSpace(text); text == "" {
+		return "", usagef("no prompt: standard input is empty and no terminal")
+	}
+	return text, checkText(text, "prompt")
 }
 
 // historyFile is where entries are kept, empty for nowhere.
@@ -153,29 +147,21 @@ func historyFile(c *cli.Context) string {
 
 // assistantConfig opens this device's end of the links to its peers and resolves everything for the model.
 func assistantConfig(c *cli.Context, party party, engine *llama.Engine, wire *wireRecord) (cfg assistant.Config, hangUp func(), err error) {
-	most, err := contextSize(c, engine)
+	x, err := plan(c, party, engine, 0)
 	if err != nil {
 		return cfg, nil, err
 	}
-	setting, positions, err := plan(c, engine, most)
-	if err != nil {
-		return cfg, nil, err
-	}
-	if setting.Schedules.Regime() == fedkv.Lockstep && len(party.docs) > 0 && len(party.addresses) > 0 {
-		return cfg, nil, ownInLockstep(c)
-	}
-	contacts, hangUp, err := network(c, party, wire)
+	contacts, hangUp, err := network(c, party, x, wire)
 	if err != nil {
 		return cfg, nil, err
 	}
 	name := deviceName(c)
 	return assistant.Config{
 		Engine: engine, Self: self(engine, name, fedkv.RolePublisher), Host: self(engine, name, fedkv.RoleContributor),
-		ID: string(party.identity.ID()), Contacts: contacts, Setting: setting, LocalRows: party.localRows, Positions: positions, MaxContext: most,
-		SetupBy: c.Duration("setup-timeout"), GatherBy: c.Duration("setup-timeout") + c.Duration("timeout"),
-		RequireAll: c.Bool("require-all"), MinPeers: party.minPeers,
-		MaxStaging: memoryShare() / 2, // the endpoint counts in powers of two: half of it is sure to be enough for the rows
-		Log:        newLogger(c, c.Bool("verbose")),
+		ID: string(party.identity.ID()), Contacts: contacts, Setting: x.Setting, LocalRows: party.localRows, Positions: x.positions, MaxContext: x.context,
+		HomeType: x.home, MaxPositions: x.maxPositions, SetupBy: x.setupBy, GatherBy: x.gatherBy,
+		RequireAll: c.Bool("require-all"), MinPeers: party.minPeers, MaxStaging: x.maxStaging,
+		Log: newLogger(c, c.Bool("verbose")),
 	}, hangUp, nil
 }
 

@@ -127,8 +127,9 @@ func checkTimes(c *cli.Context) error {
 	return nil
 }
 
-// network opens this device's end of the links to its peers. Nobody may open one to it.
-func network(c *cli.Context, r party, wire *wireRecord) (contacts []node.Contact, hangUp func(), err error) {
+// network opens this device's end of the links to its peers, whose rows come or stay as the exchange says. Nobody may
+// open one to it.
+func network(c *cli.Context, r party, x exchange, wire *wireRecord) (contacts []node.Contact, hangUp func(), err error) {
 	if len(r.addresses) == 0 {
 		return nil, func() {}, nil
 	}
@@ -145,7 +146,7 @@ func network(c *cli.Context, r party, wire *wireRecord) (contacts []node.Contact
 	}
 	for _, a := range r.addresses {
 		reach := peers{Endpoint: endpoint, called: func(transport.ID) string { return a.Name }}
-		contacts = append(contacts, node.Contact{Name: a.Name, Dial: func(ctx context.Context) (node.Link, error) {
+		contacts = append(contacts, node.Contact{Name: a.Name, Home: x.home != 0, Dial: func(ctx context.Context) (node.Link, error) {
 			return wire.tap(r.discovery.dial(ctx, reach, a))
 		}})
 	}

@@ -110,6 +110,7 @@ func Open(ctx context.Context, chat Chat) (*Conversation, error) {
 	c := newConversation(context.WithoutCancel(ctx), chat)
 	c.cells = func(committed fedkv.Layout) fedkv.CacheSpec {
 		shared := committed.Total() - committed.Prefix - committed.Segments[len(committed.Segments)-1].Tokens
+		shared -= homeTokens(committed, chat.Contacts)
 		return fedkv.CacheSpec{
 			Sync: chat.Schedules.Publisher, LocalCells: chat.MaxContext - shared, SyncCells: chat.MaxContext,
 			MicroBatch: chat.MicroBatch, Outputs: 1,

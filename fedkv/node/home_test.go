@@ -100,6 +100,40 @@ func TestHomeNeedsNoCells(t *testing.T) {
 	})
 }
 
+// A conversation over rows that stay home is one over rows that are sent, in every turn; and it has room for more than its
+// publisher could hold.
+func TestHomeInAConversation(t *testing.T) {
+	for _, who := range [][]int{{0, 1}, {0}} {
+		play(t, fmt.Sprint(who), func(t *testing.T) {
+			s := newStage(t, "gather", f16, 30, 25, 4)
+			s.open()
+			gather := s.converse()
+			home := s.converse(func(chat *node.Chat) {
+				for _, i := range who {
+					chat.Contacts[i].Home = true
+				}
+				if len(who) == len(s.hosts) {
+					chat.MaxContext, chat.Keep, chat.MaxPositions = 50, 40, 1000
+				}
+			})
+			for turn, n := range []int{6, 3} {
+				gather.turn(text(turn, n), 4)
+				home.turn(text(turn, n), 4)
+				if d := furthest([][]float32{gather.first}, [][]float32{home.first}); d > 0.02 {
+					t.Errorf("turn %d: logits differ by %g", turn, d)
+				}
+				if r := home.reply.Report; r.Present() != 2 || r.Peers[who[0]].Bytes != 0 || r.Home.Rounds == 0 {
+					t.Errorf("turn %d: %d present, %d bytes of rows, %d rounds", turn, r.Present(), r.Peers[who[0]].Bytes, r.Home.Rounds)
+				}
+			}
+			if err := gather.Close(); err != nil {
+				t.Error(err)
+			}
+			home.close()
+		})
+	}
+}
+
 // A contributor that dies in the middle of an answer is gone from the next layer on, and the answer says since when.
 func TestHomeLostInTheAnswer(t *testing.T) {
 	play(t, "", func(t *testing.T) {

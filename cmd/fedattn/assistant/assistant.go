@@ -33,6 +33,10 @@ type Config struct {
 	LocalRows  fedkv.Selection // of this device's own texts and what is said, at local layers
 	Positions  fedkv.Positions
 	MaxContext int // positions
+
+	HomeType     fedkv.Type // see node.Question
+	MaxPositions int
+
 	SetupBy    time.Duration
 	GatherBy   time.Duration
 	RequireAll bool
@@ -98,6 +102,7 @@ func (a *Assistant) restart(system string) error {
 		Prefix: frame.Prefix, Suffix: frame.Suffix, Between: frame.Between,
 		Schedules: a.cfg.Setting.Schedules, Wire: a.cfg.Setting.Wire, LocalRows: a.cfg.LocalRows, Positions: a.cfg.Positions,
 		SetupBy: a.cfg.SetupBy, GatherBy: a.cfg.GatherBy, RequireAll: a.cfg.RequireAll, MinPeers: least,
+		HomeType: a.cfg.HomeType, MaxPositions: a.cfg.MaxPositions,
 		MaxContext: a.cfg.MaxContext, MaxStaging: a.cfg.MaxStaging, Log: a.cfg.Log,
 	})
 	if err != nil {
