@@ -32,7 +32,7 @@ func number[T float32 | int | uint32](name string, least, most float64, field fu
 	}
 }
 
-var settings = []setting{
+var chatSettings = []setting{
 	number("temp", 0, maxFactor, func(p *partner) *float32 { return &p.sampling.Temperature }),
 	number("top-k", 0, 1<<20, func(p *partner) *int { return &p.sampling.TopK }),
 	number("top-p", 0, 1, func(p *partner) *float32 { return &p.sampling.TopP }),
@@ -59,7 +59,7 @@ var settings = []setting{
 
 // Settings is chat.Partner's.
 func (p *partner) Settings() (list [][2]string) {
-	for _, s := range settings {
+	for _, s := range chatSettings {
 		list = append(list, [2]string{s.name, s.show(p)})
 	}
 	return list
@@ -67,7 +67,7 @@ func (p *partner) Settings() (list [][2]string) {
 
 // Set is chat.Partner's.
 func (p *partner) Set(name, value string) error {
-	for _, s := range settings {
+	for _, s := range chatSettings {
 		if s.name == name {
 			return s.set(p, value)
 		}

@@ -53,7 +53,11 @@ const elsewhere = "give another directory with --config"
 
 // configDir is where this device's identity, known peers, policy and receipts are.
 func configDir(c *cli.Context) (string, error) {
-	if dir := c.String("config"); dir != "" {
+	dir := c.String("config")
+	if dir == "" {
+		dir = os.Getenv(variablePrefix + "CONFIG") // for commands without the flag
+	}
+	if dir != "" {
 		return dir, nil
 	}
 	base, err := os.UserConfigDir()

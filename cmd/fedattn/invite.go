@@ -45,7 +45,7 @@ func inviteCommand() *cli.Command {
 			"with it. It is good for one device, 10 minutes and 3 tries; carry it over a way that you trust. Both devices then know\n" +
 			"each other's key. What the other device may do here is decided here, what this one may do there is decided there.",
 		Flags: append(pairingFlags(),
-			&cli.StringFlag{Name: "listen", Value: inviteListen, Usage: "UDP `ADDRESS` to wait at", Category: deviceCategory},
+			&cli.StringFlag{Name: "listen", Value: inviteListen, Usage: "UDP `ADDRESS` to wait at", EnvVars: []string{"FEDATTN_INVITE_LISTEN"}, Category: deviceCategory},
 		),
 		Action: runInvite,
 	}
@@ -59,7 +59,7 @@ func joinCommand() *cli.Command {
 		Description: "Reads an invitation from stdin or --file, so that its secret is not in the list of processes and not in the shell's\n" +
 			"history; as an argument it works too.",
 		Flags: append(pairingFlags(),
-			&cli.StringFlag{Name: "file", Usage: "read the invitation from `FILE`", Category: pairingCategory},
+			&cli.StringFlag{Name: "file", Usage: "read the invitation from `FILE`", EnvVars: []string{"FEDATTN_INVITATION"}, Category: pairingCategory},
 		),
 		Action: runJoin,
 	}

@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -108,7 +109,8 @@ func newApp(args []string, stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		Name:  "fedattn",
 		Usage: "ask one question over texts that stay on several devices",
 		Description: "Exit codes: 0 done, 1 failed, 2 a mistake in the command line, 130 interrupted. Every failure is one line on\n" +
-			"stderr. Output has no colours in pipes, or anywhere when NO_COLOR is set.",
+			"stderr. Output has no colours in pipes, or anywhere when NO_COLOR is set. Flags may also stand in the environment, as\n" +
+			"FEDATTN_MODEL for --model, and in a file: see fedattn config.",
 		Version:   fmt.Sprintf("%s (llama.cpp %s)", version, llama.Commit()),
 		Reader:    stdin,
 		Writer:    stdout,
@@ -119,7 +121,7 @@ func newApp(args []string, stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 			verifyCommand(), evalCommand(), analyzeCommand(), calibrateCommand(),
 			inspectCommand(), pullCommand(), modelsCommand(), cacheCommand(),
 			idCommand(), inviteCommand(), joinCommand(), peersCommand(), receiptsCommand(), healthCommand(), doctorCommand(),
-			helpCommand(),
+			configCommand(), helpCommand(),
 		},
 		HideHelpCommand:           true,
 		Flags:                     []cli.Flag{cli.HelpFlag}, // which a command named help would drop
@@ -135,18 +137,27 @@ func newApp(args []string, stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		},
 	}
 	for _, command := range app.Commands {
-		mindUsage("fedattn", command)
+		mindUsage("fedattn", command.Name, command)
 	}
 	return app
 }
 
-// mindUsage words the mistakes in a command's flags, and in those of its own commands.
-func mindUsage(parent string, command *cli.Command) {
+// mindUsage words the mistakes in a command's flags, and in those of its own commands, and lets flags be set elsewhere than
+// on the command line. section is what the file of settings calls them.
+func mindUsage(parent, section string, command *cli.Command) {
 	name := parent + " " + command.Name
 	command.HideHelpCommand = true
+	nameVariables(command.Flags)
+	flags := slices.Clone(command.Flags) // without --help
+	if len(flags) > 0 {
+		command.Before = func(c *cli.Context) error {
+			_, err := applySettings(c, section, flags)
+			return err
+		}
+	}
 	command.OnUsageError = func(_ *cli.Context, err error, _ bool) error { return flagError(name, command.Flags, err) }
 	for _, sub := range command.Subcommands {
-		mindUsage(name, sub)
+		mindUsage(name, section, sub)
 	}
 }
 
