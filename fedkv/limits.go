@@ -67,6 +67,11 @@ const (
 	// MaxRound bounds the payload of one Query or Partial in bytes.
 	MaxRound = 64 << 20
 
+	// MaxKeptPrefixes bounds the prefixes whose rows an engine keeps for the sessions to come, and MaxKeptPrefixBytes
+	// their bytes: a publisher chooses the prefix.
+	MaxKeptPrefixes    = 4
+	MaxKeptPrefixBytes = 64 << 20
+
 	// MaxDeadlineMS bounds a session's deadline in milliseconds: one day.
 	MaxDeadlineMS = 24 * 60 * 60 * 1000
 )

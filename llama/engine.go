@@ -3,7 +3,9 @@
 package llama
 
 import (
+	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"fedattn/fedkv"
 	"fedattn/fedkv/node"
@@ -13,12 +15,16 @@ import (
 type Engine struct {
 	*Model
 	fingerprint fedkv.Fingerprint
+	prefixes    node.Prefixes
+	rotation    atomic.Pointer[error] // what CanShift says of this model, once a cache knows
 }
 
 var (
-	_ node.Engine    = (*Engine)(nil)
-	_ node.Queryable = cache{}
-	_ node.Hiding    = cache{}
+	_ node.Engine       = (*Engine)(nil)
+	_ node.PrefixKeeper = (*Engine)(nil)
+	_ node.Queryable    = cache{}
+	_ node.Hiding       = cache{}
+	_ node.Restorable   = cache{}
 )
 
 // NewEngine makes an engine of a model whose file has the given digest.
@@ -33,17 +39,43 @@ func NewEngine(m *Model, weights fedkv.Digest) (*Engine, error) {
 // Fingerprint says what the engine's model is.
 func (e *Engine) Fingerprint() fedkv.Fingerprint { return e.fingerprint }
 
+// Prefixes are those that this engine's caches evaluated.
+func (e *Engine) Prefixes() *node.Prefixes { return &e.prefixes }
+
 // Open allocates one participant's caches.
 func (e *Engine) Open(spec fedkv.CacheSpec) (node.Cache, error) {
 	c, err := e.NewContext(spec)
 	if err != nil {
 		return nil, err
 	}
-	return cache{c}, nil
+	return cache{c, e}, nil
 }
 
 // cache is a Context behind node's interface.
-type cache struct{ *Context }
+type cache struct {
+	*Context
+	engine *Engine
+}
+
+// CanShift is a matter of the model, so that what one cache has seen holds for one that begins with a copied prefix and has
+// seen nothing yet.
+func (c cache) CanShift() error {
+	err := c.Context.CanShift()
+	if err == nil || errors.Is(err, ErrUnsupported) {
+		c.engine.rotation.Store(&err)
+		return err
+	}
+	if known := c.engine.rotation.Load(); known != nil {
+		return *known
+	}
+	return err
+}
+
+// State is a copy of the cells, of which CanShift knows.
+func (c cache) State() ([]byte, error) {
+	_ = c.CanShift() // notes it
+	return c.Context.State()
+}
 
 func (c cache) Eval(tokens []fedkv.Token, pos, outputs int, hook *node.Hook) error {
 	if hook == nil {
@@ -90,5 +122,5 @@ func (e *Engine) OpenPlain(cells, microBatch, outputs int) (node.Cache, error) {
 	if err != nil {
 		return nil, err
 	}
-	return cache{c}, nil
+	return cache{c, e}, nil
 }

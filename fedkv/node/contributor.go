@@ -279,6 +279,7 @@ type contribution struct {
 	recorded *recording // rows to keep; nil: they are not
 	lease    *lease     // nil while it is not this session's turn
 	cache    Cache      // nil while nothing is evaluated, and when nothing of it is needed any more
+	restored bool       // its prefix is a copy: nothing has gone through its layers yet
 
 	// under the exchange's lock
 	plan     *fedkv.Plan
@@ -605,7 +606,7 @@ func (s *contribution) evalSegment(layers fedkv.Schedule, visit func(layer, firs
 			return true, err
 		}
 		// attention of every layer has to be seen once before its rows can answer queries
-		return layer >= w.Sends.Last() && (w.Home == 0 || len(w.Prefix) > 0), nil
+		return layer >= w.Sends.Last() && (w.Home == 0 || len(w.Prefix) > 0 && !s.restored), nil
 	}})
 	if err != nil {
 		return evalError(s.x.live, "the segment", err)
@@ -639,9 +640,8 @@ func (s *contribution) openCache(layers fedkv.Schedule) (err error) {
 	if len(w.Prefix) == 0 {
 		return nil
 	}
-	defer interruptAfter(s.x.live, s.cache)()
-	if err := s.cache.Eval(w.Prefix, 0, 0, nil); err != nil {
-		return evalError(s.x.live, "the prefix", err)
+	if s.restored, err = evalPrefix(s.x.live, s.host.cfg.Engine, s.cache, spec, w.Prefix); err != nil {
+		return err
 	}
 	if err := canCentre(s.cache, w.Wire, layers); err != nil {
 		return err

@@ -16,23 +16,20 @@ func (c *Conversation) queries(ctx context.Context, words []fedkv.Token) (found 
 		return nil, err
 	}
 	tokens := len(q.Prefix) + len(words)
-	cache, err := q.Engine.Open(fedkv.CacheSpec{
-		Sync: none, LocalCells: tokens, SyncCells: tokens, MicroBatch: min(tokens, microBatch), Outputs: 1,
-	})
+	spec := fedkv.CacheSpec{Sync: none, LocalCells: tokens, SyncCells: tokens, MicroBatch: min(tokens, microBatch), Outputs: 1}
+	cache, err := q.Engine.Open(spec)
 	if err != nil {
 		return nil, fmt.Errorf("a cache for %d tokens: %w", tokens, err)
 	}
 	defer func() { err = errors.Join(err, cache.Close()) }()
-	defer interruptAfter(ctx, cache)()
 	watched, ok := cache.(Queryable)
 	if !ok {
 		return nil, fedkv.Errorf(fedkv.CodePlan, "this engine does not show queries; choose rows by norm or diverse")
 	}
-	if len(q.Prefix) > 0 {
-		if err := cache.Eval(q.Prefix, 0, 0, nil); err != nil {
-			return nil, evalError(ctx, "the prefix", err)
-		}
+	if _, err := evalPrefix(ctx, q.Engine, cache, spec, q.Prefix); err != nil {
+		return nil, err
 	}
+	defer interruptAfter(ctx, cache)()
 	layers := q.Schedules.Any()
 	pools := make([]queryPool, layers.Len())
 	if err := watched.SetQueryHook(func(layer, _, n, heads int, rows []float32) {

@@ -139,7 +139,7 @@ func (c *Conversation) open(g *gathering) (cache Cache, spec fedkv.CacheSpec, er
 	if cache, err = c.chat.Engine.Open(spec); err != nil {
 		return nil, spec, fmt.Errorf("a cache for %d tokens: %w", spec.SyncCells, err)
 	}
-	if err = c.prefix(live, cache, len(committed.Segments) > 1, g.agreed); err != nil {
+	if err = c.prefix(live, cache, spec, len(committed.Segments) > 1, g.agreed); err != nil {
 		err = errors.Join(err, cache.Close())
 		return nil, spec, err
 	}
@@ -147,18 +147,13 @@ func (c *Conversation) open(g *gathering) (cache Cache, spec fedkv.CacheSpec, er
 }
 
 // prefix evaluates the prefix and checks that the rows of contributors, if there are any, can be placed behind it.
-func (c *Conversation) prefix(ctx context.Context, cache Cache, contributors bool, agreed fedkv.Terms) error {
+func (c *Conversation) prefix(ctx context.Context, cache Cache, spec fedkv.CacheSpec, contributors bool, agreed fedkv.Terms) error {
 	if len(c.chat.Prefix) == 0 {
 		return nil
 	}
-	release := interruptAfter(ctx, cache)
-	err := cache.Eval(c.chat.Prefix, 0, 0, nil)
-	release()
-	if err != nil {
-		return evalError(ctx, "the prefix", err)
-	}
-	if !contributors {
-		return nil
+	_, err := evalPrefix(ctx, c.chat.Engine, cache, spec, c.chat.Prefix)
+	if err != nil || !contributors {
+		return err
 	}
 	if c.chat.Positions == fedkv.Canonical {
 		if err := cache.CanShift(); err != nil {

@@ -39,6 +39,7 @@ type cache struct {
 	floor       int            // the highest position that others are promised
 	layers      []map[int]cell // by layer and position
 	turned      []bool         // by layer: its rotation is known, since a pass came through
+	restored    bool           // its first cells are another cache's, which knew the rotation
 	logits      [][]float32
 	hidden      []map[int]bool // by layer: own positions that only their own token attends to
 	output      func(layer, first, n int, rows []float32)
@@ -163,6 +164,7 @@ func (c *cache) Eval(tokens []fedkv.Token, pos, outputs int, hook *node.Hook) er
 		}
 	}
 	c.engine.evaluations.Add(1)
+	c.engine.tokens.Add(int64(len(tokens)))
 	c.logits = nil
 	c.interrupted.Store(false)
 	select {

@@ -37,10 +37,14 @@ type Engine struct {
 	// End is the token that ends an answer, if it is not 0.
 	End fedkv.Token
 
-	open, evaluations atomic.Int64
+	open, evaluations, tokens atomic.Int64
+	prefixes                  node.Prefixes
 }
 
-var _ node.Engine = (*Engine)(nil)
+var (
+	_ node.Engine       = (*Engine)(nil)
+	_ node.PrefixKeeper = (*Engine)(nil)
+)
 
 // The models of all engines: their weights are never written.
 var (
@@ -59,6 +63,12 @@ func (e *Engine) OpenCaches() int { return int(e.open.Load()) }
 
 // Evaluations counts the calls of Eval so far, of all caches.
 func (e *Engine) Evaluations() int { return int(e.evaluations.Load()) }
+
+// Evaluated counts the tokens that Eval was given so far, of all caches.
+func (e *Engine) Evaluated() int { return int(e.tokens.Load()) }
+
+// Prefixes are those that the engine's caches evaluated.
+func (e *Engine) Prefixes() *node.Prefixes { return &e.prefixes }
 
 // Shape is the model's KV geometry.
 func (e *Engine) Shape() fedkv.Shape { return e.Model.Shape() }

@@ -137,7 +137,7 @@ func (c *cache) CanShift() error {
 	}
 	defer leave()
 	for layer, turned := range c.turned {
-		if !turned {
+		if !turned && !c.restored {
 			return fmt.Errorf("nodetest: the rotation of layer %d is not known yet: %w", layer, ErrState)
 		}
 	}
