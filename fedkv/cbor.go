@@ -105,6 +105,8 @@ func ParseMessage(typ MessageType, body []byte) (Message, error) {
 		m, err = decode[Ping](body)
 	case MessageQueries:
 		m, err = decode[Queries](body)
+	case MessageWaiting:
+		m, err = decode[Waiting](body)
 	default:
 		return nil, nil
 	}

@@ -248,6 +248,13 @@ func (c *Contributor) step(e Event) error {
 		}
 		c.kept, c.handed = true, c.now
 		return nil
+	case Queued:
+		if c.state < contributorTokenising || c.state > contributorWorking {
+			return Errorf(CodeOrder, "there is nothing to wait for")
+		}
+		wait := min(max(e.Wait, 0), MaxDeadlineMS*time.Millisecond)
+		c.send(PublisherLink, Waiting{c.plan.Session, min(max(e.Place, 1), MaxQueue), int(wait / time.Millisecond)})
+		return nil
 	case Joined:
 		return c.join(e)
 	case BlockOffered:

@@ -93,6 +93,7 @@ func TestWireDocumentIsTheCode(t *testing.T) {
 		{"MaxQueryVectors", MaxQueryVectors},
 		{"MaxQueryLayers", MaxQueryLayers},
 		{"MaxQueryBytes", MaxQueryBytes},
+		{"MaxQueue", MaxQueue},
 		{"MaxRoundTokens", MaxRoundTokens},
 		{"MaxRound", MaxRound},
 		{"MaxDeadlineMS", MaxDeadlineMS},

@@ -120,6 +120,7 @@ var bodies = map[MessageType]reflect.Type{
 	MessageReceipt: reflect.TypeFor[Receipt](),
 	MessageQueries: reflect.TypeFor[Queries](),
 	MessagePing:    reflect.TypeFor[Ping](),
+	MessageWaiting: reflect.TypeFor[Waiting](),
 }
 
 // field finds the field of a body that a key stands for; the type is nil if this version has none.

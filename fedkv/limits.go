@@ -67,6 +67,9 @@ const (
 	// MaxRound bounds the payload of one Query or Partial in bytes.
 	MaxRound = 64 << 20
 
+	// MaxQueue bounds the sessions that may wait for their turn at a contributor.
+	MaxQueue = 1024
+
 	// MaxKeptPrefixes bounds the prefixes whose rows an engine keeps for the sessions to come, and MaxKeptPrefixBytes
 	// their bytes: a publisher chooses the prefix.
 	MaxKeptPrefixes    = 4

@@ -11,6 +11,7 @@ import (
 func FuzzSession(f *testing.F) {
 	f.Add([]byte{0, 0, 1, 0, 3, 5, 4, 0, 5, 0, 1, 6, 0, 1})
 	f.Add([]byte{0, 3, 4, 2, 0, 0, 2, 0, 0, 3, 0, 9, 6, 2, 0, 5, 0, 0, 2, 0, 0, 5, 0, 2, 0, 0, 0, 0})
+	f.Add([]byte{0, 0, 1, 0, 3, 5, 12, 3, 7, 0, 1, 2, 0, 11, 1, 2, 9, 6, 0, 1})
 	f.Add([]byte{1, 1, 0, 0, 0, 2, 4, 3, 200, 2, 5, 0, 0, 9, 9, 9, 7, 0})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		next := func() int {
@@ -56,7 +57,7 @@ func FuzzSession(f *testing.F) {
 		plan.Schedules, plan.Positions, plan.Rows = cfg.Schedules, cfg.Positions, cfg.Rows.Of(1)
 		queries := queriesOf(cfg.Shape, 1+next()%2)
 		message := func() Message {
-			switch next() % 12 {
+			switch next() % 13 {
 			case 0:
 				return hello()
 			case 1:
@@ -99,6 +100,8 @@ func FuzzSession(f *testing.F) {
 					m.Layers = append(m.Layers, LayerQuery{l, make([]byte, 32*(1+next()%4))})
 				}
 				return m
+			case 11:
+				return Waiting{session(), 1 + next()%8, next()}
 			}
 			return Ping{uint64(next()), next()%2 == 0}
 		}
@@ -111,7 +114,7 @@ func FuzzSession(f *testing.F) {
 		now := time.Duration(0)
 		for len(data) > 0 {
 			var e Event
-			switch next() % 12 {
+			switch next() % 13 {
 			case 0:
 				e = PeerUp{small(), machineHello("peer", RoleContributor).Welcome(""), "key", "a:1"}
 			case 1:
@@ -133,6 +136,8 @@ func FuzzSession(f *testing.F) {
 				e = Tick{now}
 			case 11:
 				e = Queried{queries[:next()%4]}
+			case 12:
+				e = Queued{small(), time.Duration(next()) * time.Second}
 			}
 			_, _ = p.Step(e), c.Step(e)
 			if next()%4 == 0 {

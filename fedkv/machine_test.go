@@ -564,6 +564,10 @@ func TestPublisherHoldsTheOrderOfMessages(t *testing.T) {
 		{"refuse", planned, Refuse{CodeBusy, ""}, nil, true},
 		{"hello", planned, machineHello("peer", RoleContributor), ErrOrder, true},
 		{"commit", ready, Commit{Session: bookSession}, ErrOrder, true},
+		{"waiting", planned, Waiting{bookSession, 2, 100}, nil, false},
+		{"waiting when it is ready", ready, Waiting{bookSession, 2, 100}, nil, false},
+		{"waiting before the plan", nil, Waiting{bookSession, 2, 100}, ErrOrder, true},
+		{"waiting of another session", ready, Waiting{other, 2, 100}, ErrSession, false},
 		{"ping", ready, Ping{Nonce: 3}, nil, false},
 		{"ping's reply", ready, Ping{3, true}, nil, false},
 	} {
@@ -588,6 +592,54 @@ func TestPublisherHoldsTheOrderOfMessages(t *testing.T) {
 		if pong := (Outbound{0, Ping{3, true}}); test.name == "ping" && !slices.Contains(r.Messages, pong) {
 			t.Errorf("%s: answers %v", test.name, r.Messages)
 		}
+	}
+}
+
+// A place in the queue goes from one machine to the other, within its limits whatever the driver says.
+func TestPlaceInTheQueue(t *testing.T) {
+	c, err := NewContributor(contributorConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Step(Queued{1, 0}); !errors.Is(err, ErrOrder) {
+		t.Errorf("queued before the plan: %v", err)
+	}
+	for _, e := range []Event{Received{PublisherLink, machineHello("asker", RolePublisher)}, Received{PublisherLink, lockstepPlan(t)}} {
+		if err := c.Step(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, test := range []struct {
+		said Queued
+		want Waiting
+	}{
+		{Queued{2, 1500 * time.Millisecond}, Waiting{bookSession, 2, 1500}},
+		{Queued{0, -time.Second}, Waiting{bookSession, 1, 0}},
+		{Queued{1 << 30, 1000 * time.Hour}, Waiting{bookSession, MaxQueue, MaxDeadlineMS}},
+	} {
+		c.Advance()
+		if err := c.Step(test.said); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff([]Outbound{{PublisherLink, test.want}}, c.Ready().Messages); diff != "" {
+			t.Errorf("%+v: %s", test.said, diff)
+		}
+	}
+
+	p, err := NewPublisher(publisherConfig(t, "gather", 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range []Event{
+		PeerUp{0, machineHello("peer", RoleContributor).Welcome(""), "key-0", "a:1"},
+		Received{0, Waiting{bookSession, 3, 9000}}, Received{0, Waiting{bookSession, 2, 2500}},
+	} {
+		if err := p.Step(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if diff := cmp.Diff([]QueuePlace{{0, 2, 2500 * time.Millisecond}}, p.Ready().Waiting); diff != "" {
+		t.Error(diff)
 	}
 }
 
@@ -646,6 +698,7 @@ func TestContributorHoldsTheOrderOfMessages(t *testing.T) {
 		{"receipt", working, Receipt{Session: bookSession}, nil, nil, false},
 		{"done: the publisher has what it needs", working, Done{Session: bookSession}, nil, nil, true},
 		{"abort", working, Abort{bookSession, CodeMemory, ""}, nil, ErrMemory, true},
+		{"waiting", working, Waiting{bookSession, 1, 0}, ErrOrder, ErrOrder, true},
 		{"welcome", working, machineHello("asker", RolePublisher).Welcome(""), ErrOrder, ErrOrder, true},
 		{"ping", working, Ping{Nonce: 3}, nil, nil, false},
 		{"ping's reply", working, Ping{3, true}, nil, nil, false},

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"time"
 	"unicode"
 	"unicode/utf8"
 )
@@ -237,6 +238,17 @@ type Receipt struct {
 	Missing []int     `cbor:"5,keyasint"` // origins, ascending
 }
 
+// Waiting tells the publisher that a contributor serves others first. It may come again, from the plan on and until the
+// first rows do.
+type Waiting struct {
+	Session SessionID `cbor:"1,keyasint"`
+	Place   int       `cbor:"2,keyasint"` // in the queue; 1: it is the next
+	WaitMS  int       `cbor:"3,keyasint"` // milliseconds until its turn, as the contributor expects; 0: it does not know
+}
+
+// Wait is the time until its turn; 0: not known.
+func (m Waiting) Wait() time.Duration { return time.Duration(m.WaitMS) * time.Millisecond }
+
 // Ping asks for the same message with Reply set.
 type Ping struct {
 	Nonce uint64 `cbor:"1,keyasint"`
@@ -254,6 +266,7 @@ func (Done) messageType() MessageType    { return MessageDone }
 func (Abort) messageType() MessageType   { return MessageAbort }
 func (Receipt) messageType() MessageType { return MessageReceipt }
 func (Ping) messageType() MessageType    { return MessagePing }
+func (Waiting) messageType() MessageType { return MessageWaiting }
 
 // A Hello of another protocol is valid whatever else it says, so that it can be refused by its version.
 func (m Hello) validate() error {
@@ -390,6 +403,14 @@ func (m Receipt) validate() error {
 		least = origin + 1
 	}
 	return nil
+}
+
+func (m Waiting) validate() error {
+	return first(
+		m.Session.validate(),
+		checkRange("place", m.Place, 1, MaxQueue),
+		checkRange("wait", m.WaitMS, 0, MaxDeadlineMS),
+	)
 }
 
 func (Ping) validate() error { return nil }

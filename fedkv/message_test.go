@@ -85,6 +85,7 @@ func samples() map[string]Message {
 		"abort":   Abort{sampleSession, CodeMemory, ""},
 		"receipt": Receipt{sampleSession, 311, 30, 4118400, []int{1}},
 		"ping":    Ping{0xfedcba9876543210, true},
+		"waiting": Waiting{sampleSession, 2, 12500},
 		"queries": Queries{sampleSession, 1, []LayerQuery{{2, []byte{0, 0x3c, 0, 0xc0}}, {300, []byte{0, 0, 0xff, 0x7b}}}},
 	}
 }
@@ -195,7 +196,7 @@ func TestUnknownKeysAndTypesAreSkipped(t *testing.T) {
 			t.Errorf("%s:\n got %+v\nwant %+v", name, got, m)
 		}
 	}
-	for _, typ := range []MessageType{0, 13, 999, 65535} {
+	for _, typ := range []MessageType{0, 14, 999, 65535} {
 		if m, err := ParseMessage(typ, []byte("anything")); m != nil || err != nil {
 			t.Errorf("type %d: got %v, %v", typ, m, err)
 		}
@@ -473,6 +474,7 @@ func TestTheLargestMessagesFit(t *testing.T) {
 		Abort{sampleSession, math.MaxUint16, text},
 		Receipt{sampleSession, MaxTokens, MaxLayers, math.MaxInt64, missing},
 		Ping{math.MaxUint64, true},
+		Waiting{sampleSession, MaxQueue, MaxDeadlineMS},
 		Queries{sampleSession, MaxRowElements, largestQueries(MaxQueryLayers)},
 	} {
 		typ, body := frameOf(t, m)
@@ -516,7 +518,7 @@ func TestParseMessageAllocatesLittle(t *testing.T) {
 		"sixty-four keys, all one key": body("b8 40", 0x00, 128),
 	}
 	for name, body := range bodies {
-		for typ := MessageHello; typ <= MessageQueries; typ++ {
+		for typ := MessageHello; typ <= MessageWaiting; typ++ {
 			got := allocated(func() { ParseMessage(typ, body) })
 			if got > most {
 				t.Errorf("%s as %v: %d bytes allocated, must be at most %d", name, typ, got, most)

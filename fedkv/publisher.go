@@ -105,6 +105,9 @@ type PublisherReady struct {
 	// Messages are to be sent in this order. What cannot be sent is reported as PeerDown.
 	Messages []Outbound
 
+	// Waiting is what contributors said about their queues, the latest of each.
+	Waiting []QueuePlace
+
 	// Notes are sentences for the user, such as that a contributor's weights differ.
 	Notes []string
 
@@ -123,6 +126,13 @@ type PublisherReady struct {
 
 	// Failed ends the session: too few are left for RequireAll or MinPeers, or Stopped. It is an *Error.
 	Failed error
+}
+
+// QueuePlace says that a contributor serves others before this session.
+type QueuePlace struct {
+	Origin int
+	Place  int           // 1: this session is the next
+	Wait   time.Duration // as the contributor expects; 0: it does not know
 }
 
 // Publisher is the machine of the task publisher: it asks contributors, commits those who are ready, keeps
@@ -461,6 +471,16 @@ func (p *Publisher) receive(from int, m Message) error {
 			return p.violation(from, Errorf(CodeOrder, "done came before the session was committed"))
 		}
 		peer.kept = p.cfg.home(from) // then it says that the rows are ready
+		return nil
+	case Waiting:
+		if err := p.inSession(m.Session); err != nil {
+			return err
+		}
+		if peer.state == peerAbsent {
+			return p.violation(from, Errorf(CodeOrder, "waiting came before the plan"))
+		}
+		p.ready.Waiting = slices.DeleteFunc(p.ready.Waiting, func(q QueuePlace) bool { return q.Origin == from })
+		p.ready.Waiting = append(p.ready.Waiting, QueuePlace{from, m.Place, m.Wait()})
 		return nil
 	}
 	return p.violation(from, Errorf(CodeOrder, "a contributor sends no %v", m.messageType()))

@@ -83,6 +83,13 @@ type Queried struct{ Layers []Query }
 // Kept is for Contributor, if its plan says that rows stay home: all of them are computed, and queries can be answered.
 type Kept struct{}
 
+// Queued is for Contributor: the session waits for its turn to use the engine, at this place of the queue, for about so
+// long (0: nobody knows).
+type Queued struct {
+	Place int
+	Wait  time.Duration
+}
+
 // Tick tells the time. Deadlines pass only with it.
 type Tick struct{ Now time.Duration }
 
@@ -103,6 +110,7 @@ func (Joined) event()       {}
 func (Tokenised) event()    {}
 func (Queried) event()      {}
 func (Kept) event()         {}
+func (Queued) event()       {}
 func (Tick) event()         {}
 func (Stopped) event()      {}
 

@@ -80,6 +80,7 @@ const (
 	MessageReceipt MessageType = 10
 	MessagePing    MessageType = 11
 	MessageQueries MessageType = 12
+	MessageWaiting MessageType = 13
 )
 
 // maxBody is the bytes of the largest body of each message, every field at its limit.
@@ -96,6 +97,7 @@ var maxBody = [...]int{
 	MessageReceipt: 144,
 	MessagePing:    13,
 	MessageQueries: 31324,
+	MessageWaiting: 29,
 }
 
 var messageNames = [...]string{
@@ -111,6 +113,7 @@ var messageNames = [...]string{
 	MessageReceipt: "receipt",
 	MessagePing:    "ping",
 	MessageQueries: "queries",
+	MessageWaiting: "waiting",
 }
 
 // String is the message's name in lower case.

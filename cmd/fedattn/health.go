@@ -82,6 +82,9 @@ func healthText(r status.Report) string {
 		return string(r.State)
 	}
 	text := fmt.Sprintf("ready, %s, %d tokens, since %s", r.Model, r.Tokens, r.Since.Local().Format(time.DateTime))
+	if r.Serving+r.Waiting > 0 {
+		text += fmt.Sprintf("; %d served, %d waiting", r.Serving, r.Waiting)
+	}
 	if r.Heat != "" {
 		text += fmt.Sprintf("; %s, %d threads", r.Heat, r.Threads)
 	}
@@ -92,6 +95,7 @@ func healthText(r status.Report) string {
 type condition struct {
 	mu     sync.Mutex
 	report status.Report
+	load   func() (serving, waiting int) // nil until it is ready
 }
 
 // newCondition begins to answer fedattn health. A place that cannot be had is no reason not to run.
@@ -113,6 +117,9 @@ func newCondition(c *cli.Context, name string, address net.Addr, log zerolog.Log
 func (s *condition) now() status.Report {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.load != nil {
+		s.report.Serving, s.report.Waiting = s.load()
+	}
 	return s.report
 }
 
@@ -123,7 +130,10 @@ func (s *condition) change(f func(*status.Report)) {
 }
 
 // ready is told when other devices may ask, and stopping when the context ends.
-func (s *condition) ready(ctx context.Context, engine *llama.Engine, tokens int) {
+func (s *condition) ready(ctx context.Context, engine *llama.Engine, tokens int, load func() (serving, waiting int)) {
+	s.mu.Lock()
+	s.load = load
+	s.mu.Unlock()
 	s.change(func(r *status.Report) {
 		r.State, r.Model, r.Tokens, r.Threads = status.Ready, engine.Description(), tokens, engine.Threads()
 	})

@@ -145,7 +145,7 @@ func runNode(c *cli.Context) error {
 		ID: string(identity.ID()), Source: source, MaxContext: most, LocalRows: local, Sessions: c.Int("max-sessions"), Rows: kept(rows), Memory: sessionMemory(c, engine),
 		OnSession: owner.keep, Log: log,
 	})
-	health.ready(c.Context, engine, source.Tokens())
+	health.ready(c.Context, engine, source.Tokens(), contributor.Load)
 	go health.keepCool(c.Context, engine, log)
 	go owner.watch(c.Context, endpoint, log)
 	network.announce(c.Context, deviceName(c), identity.ID(), endpoint.Addr(), log)

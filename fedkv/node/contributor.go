@@ -133,6 +133,9 @@ func (c *Contributor) Serve(ctx context.Context) error {
 	}
 }
 
+// Load is how many sessions use the engine now, and how many wait for their turn. It may be called from any goroutine.
+func (c *Contributor) Load() (serving, waiting int) { return c.turns.load() }
+
 // welcome finds out what a new link wants.
 func (c *Contributor) welcome(ctx context.Context, link Link) {
 	fault.At(fault.BeforeHello)
@@ -445,10 +448,12 @@ func (s *contribution) admit() error {
 	return s.x.step(fedkv.Tokenised{Count: tokens})
 }
 
-// use waits for this session's turn to use the engine.
+// use waits for this session's turn to use the engine. The publisher hears how long that will be.
 func (s *contribution) use(spec fedkv.CacheSpec) (err error) {
 	if s.lease == nil {
-		s.lease, err = s.host.turns.take(s.x.live, s.link.ID(), spec.Bytes(s.x.shape))
+		s.lease, err = s.host.turns.take(s.x.live, s.link.ID(), spec.Bytes(s.x.shape), func(place int, wait time.Duration) {
+			_ = s.x.step(fedkv.Queued{Place: place, Wait: wait}) // a session that is over has nothing to say
+		})
 	}
 	return err
 }

@@ -42,7 +42,8 @@ type Chat struct {
 	HomeType     fedkv.Type // see Question
 	MaxPositions int
 
-	Log zerolog.Logger
+	Waiting func(InQueue) // see Question
+	Log     zerolog.Logger
 }
 
 // keptForTalk is how many positions contributors leave free unless the publisher says otherwise.
@@ -129,7 +130,7 @@ func newConversation(parent context.Context, chat Chat) *Conversation {
 			Engine: chat.Engine, Self: chat.Self, ID: chat.ID, Prefix: chat.Prefix, Schedules: chat.Schedules, Wire: chat.Wire,
 			Rows: chat.Rows, Positions: chat.Positions, SetupBy: chat.SetupBy, GatherBy: chat.GatherBy,
 			HomeType: chat.HomeType, MaxPositions: chat.MaxPositions,
-			RequireAll: chat.RequireAll, MinPeers: chat.MinPeers, MaxStaging: chat.MaxStaging, Log: chat.Log,
+			RequireAll: chat.RequireAll, MinPeers: chat.MinPeers, MaxStaging: chat.MaxStaging, Waiting: chat.Waiting, Log: chat.Log,
 		},
 	}
 	if c.terms.HomeType == 0 {

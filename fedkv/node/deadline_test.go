@@ -3,8 +3,10 @@ package node_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"fedattn/fedkv"
@@ -422,15 +424,22 @@ func TestABusyContributorSaysSo(t *testing.T) {
 		s.hosts[0].config.Queue = 1
 		s.open()
 		results := make(chan *outcome)
+		var told []string
 		for range 2 {
 			go func() {
-				o, err := s.ask(s.question())
+				q := s.question()
+				q.Waiting = func(w node.InQueue) { told = append(told, w.String()) }
+				o, err := s.ask(q)
 				if err != nil {
 					t.Error(err)
 				}
 				results <- o
 			}()
 			time.Sleep(time.Second)
+		}
+		synctest.Wait()
+		if want := []string{"host0: 1st in its queue"}; !slices.Equal(told, want) {
+			t.Errorf("who waits hears %q, want %q", told, want)
 		}
 		third := s.mustAsk()
 		m := onlyMissing(t, third)
@@ -443,6 +452,77 @@ func TestABusyContributorSaysSo(t *testing.T) {
 			s.check(<-results)
 		}
 		s.close()
+	})
+}
+
+// Whoever waits hears its place, and when it will be its turn as soon as a turn has shown how long they take; what it
+// waited for does not change its answer.
+func TestWhoWaitsHearsItsPlace(t *testing.T) {
+	for _, spec := range specs("gather", "lockstep") {
+		play(t, spec, func(t *testing.T) {
+			s := newStage(t, spec, lossy, 4, 3)
+			s.hosts[0].engine.LayerTime = time.Second
+			s.open()
+			s.check(s.mustAsk())
+			results := make(chan *outcome)
+			var told []string
+			for i := range 3 {
+				go func() {
+					q := s.question()
+					q.SetupBy, q.GatherBy = 5*time.Minute, 10*time.Minute
+					q.Waiting = func(w node.InQueue) {
+						if i == 2 {
+							told = append(told, w.String())
+						}
+					}
+					o, err := s.ask(q)
+					if err != nil {
+						t.Error(err)
+					}
+					results <- o
+				}()
+				time.Sleep(time.Second)
+			}
+			for range 3 {
+				o := <-results
+				s.check(o)
+				if o.report.Present() != 1 {
+					t.Errorf("missing: %v", missing(o.report))
+				}
+			}
+			s.close()
+			s.quiet()
+			if len(told) != 2 {
+				t.Fatalf("the last one heard %q", told)
+			}
+			contains(t, told[0], "host0: 2nd in its queue, about ", " s")
+			contains(t, told[1], "host0: 1st in its queue, about ", " s")
+		})
+	}
+}
+
+// A contributor that says the same place again and again, or ever worse ones, is heard once in a while.
+func TestAQueueCannotFillAScreen(t *testing.T) {
+	play(t, "", func(t *testing.T) {
+		s := newStage(t, "gather", lossy, 4, 3)
+		s.hosts[0].engine.LayerTime = time.Second
+		s.hosts[0].wrap = func(l node.Link) node.Link {
+			return &nodetest.Watched{Link: l, Held: func(int) {}, BeforeSend: func(m fedkv.Message) {
+				if ready, ok := m.(fedkv.Ready); ok {
+					for i := range 60 {
+						_ = l.Send(context.Background(), fedkv.Waiting{Session: ready.Session, Place: 5 + i})
+					}
+				}
+			}}
+		}
+		s.open()
+		var told []string
+		o := s.mustAsk(func(q *node.Question) { q.Waiting = func(w node.InQueue) { told = append(told, w.String()) } })
+		s.close()
+		s.check(o)
+		if want := []string{"host0: 5th in its queue"}; !slices.Equal(told, want) {
+			t.Errorf("%q, want %q", told, want)
+		}
 	})
 }
 

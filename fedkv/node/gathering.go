@@ -32,6 +32,7 @@ type terms struct {
 	RequireAll bool
 	MinPeers   int
 	MaxStaging int64
+	Waiting    func(InQueue)
 	Log        zerolog.Logger
 }
 
@@ -49,6 +50,7 @@ type gathering struct {
 	links              []Link   // by origin, nil until it is dialled
 	names              []string // by origin: what the owner calls it, or what it calls itself
 	notes              []string
+	told               map[int]toldPlace // by origin
 	committed, settled *fedkv.Layout
 	agreed             fedkv.Terms // final once committed is set
 }
@@ -94,6 +96,7 @@ func (g *gathering) drain() {
 	g.machine.Advance()
 	g.x.send(r.Messages)
 	g.notes = append(g.notes, r.Notes...)
+	g.tell(r.Waiting)
 	g.x.gone(r.Missing, g.terms.Schedules.Regime())
 	if r.Committed != nil {
 		g.committed, g.agreed = r.Committed, g.machine.Terms()

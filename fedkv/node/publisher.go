@@ -53,7 +53,10 @@ type Question struct {
 	MinPeers   int
 	MaxStaging int64 // bytes of rows held before they are placed; 0: no limit
 
-	Log zerolog.Logger
+	// Waiting hears, from goroutines of the session, that a contributor serves others first, and where in its queue this
+	// session is. It may be nil.
+	Waiting func(InQueue)
+	Log     zerolog.Logger
 }
 
 // Session is a question whose prompt is evaluated: rows are placed, logits are there. One goroutine uses it at a time;
@@ -72,7 +75,7 @@ func Ask(ctx context.Context, q Question) (*Session, error) {
 		Engine: q.Engine, Self: q.Self, ID: q.ID, Contacts: q.Contacts, Prefix: q.Prefix, Schedules: q.Schedules, Wire: q.Wire,
 		Rows: q.Rows, LocalRows: q.LocalRows, Positions: q.Positions, MaxContext: q.MaxContext, Keep: q.Answer, SetupBy: q.SetupBy,
 		HomeType: q.HomeType, MaxPositions: q.MaxPositions,
-		GatherBy: q.GatherBy, RequireAll: q.RequireAll, MinPeers: q.MinPeers, MaxStaging: q.MaxStaging, Log: q.Log,
+		GatherBy: q.GatherBy, RequireAll: q.RequireAll, MinPeers: q.MinPeers, MaxStaging: q.MaxStaging, Waiting: q.Waiting, Log: q.Log,
 	})
 	c.terms.Narrow = q.Narrow
 	c.own, c.answer, c.linger = len(q.Own), 0, true

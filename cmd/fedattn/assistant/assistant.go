@@ -42,6 +42,7 @@ type Config struct {
 	RequireAll bool
 	MinPeers   int   // throughout, beside this device's own documents
 	MaxStaging int64 // bytes of rows held before they are placed; 0: no limit
+	Waiting    func(node.InQueue)
 	Log        zerolog.Logger
 }
 
@@ -103,7 +104,7 @@ func (a *Assistant) restart(system string) error {
 		Schedules: a.cfg.Setting.Schedules, Wire: a.cfg.Setting.Wire, LocalRows: a.cfg.LocalRows, Positions: a.cfg.Positions,
 		SetupBy: a.cfg.SetupBy, GatherBy: a.cfg.GatherBy, RequireAll: a.cfg.RequireAll, MinPeers: least,
 		HomeType: a.cfg.HomeType, MaxPositions: a.cfg.MaxPositions,
-		MaxContext: a.cfg.MaxContext, MaxStaging: a.cfg.MaxStaging, Log: a.cfg.Log,
+		MaxContext: a.cfg.MaxContext, MaxStaging: a.cfg.MaxStaging, Waiting: a.cfg.Waiting, Log: a.cfg.Log,
 	})
 	if err != nil {
 		return err

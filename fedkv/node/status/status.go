@@ -48,6 +48,8 @@ type Report struct {
 	Model   string    `json:"model,omitempty"`
 	Tokens  int       `json:"tokens"`         // of the documents
 	Since   time.Time `json:"since"`          // the node runs
+	Serving int       `json:"serving"`        // questions that use the engine now
+	Waiting int       `json:"waiting"`        // questions that wait for their turn
 	Threads int       `json:"threads"`        // that evaluations use now
 	Heat    string    `json:"heat,omitempty"` // why they are fewer than they could be
 }
