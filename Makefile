@@ -7,6 +7,7 @@
 #            CROSSCHECK_TEXT=FILE  what make crosscheck evaluates, at least 256 tokens (a text of the tests)
 #            TESTFLAGS='-run X'    further arguments for go test
 #            N=N                   sessions of make soak (200)
+#            PAIRS=N               pairs of make bench-warm (3)
 #            BENCHFLAGS='-runs N'  further arguments for make bench-engine
 #            IMAGE=X               the tag of make image (fedattn)
 #            VERSION=X             the version that the binary reports (git describe)
@@ -112,6 +113,7 @@ test-upstream: deps model ## llama.cpp's own architecture, cache and state tests
 	@third_party/llama.cpp/test-upstream.sh $(MODEL)
 
 N ?= 200
+PAIRS ?= 3
 .PHONY: soak
 soak: lib model ## N=200 sessions in a row on one node: memory, goroutines and descriptors, and what grows
 	@FEDATTN_SOAK=$(N) FEDATTN_TEST_MODEL=$(abspath $(MODEL)) go test -count 1 -timeout 2h -run '^TestSoak$$' -v ./cmd/fedattn
@@ -119,6 +121,10 @@ soak: lib model ## N=200 sessions in a row on one node: memory, goroutines and d
 .PHONY: leak-check
 leak-check: deps ## what the C side allocates is freed: LeakSanitizer, and it finds a leak that is planted
 	@third_party/llama.cpp/test-leaks.sh
+
+.PHONY: bench-warm
+bench-warm: lib model ## a second question on three documents of 512 tokens against a first one, PAIRS=3 times
+	@FEDATTN_WARM=$(PAIRS) FEDATTN_TEST_MODEL=$(abspath $(MODEL)) go test -count 1 -timeout 1h -run '^TestWarm$$' -v ./cmd/fedattn
 
 .PHONY: bench-engine
 bench-engine: lib model ## the engine against llama-bench in pairs, and the rates of rows; BENCHFLAGS='-runs 3'
