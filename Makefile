@@ -10,6 +10,8 @@
 #            PAIRS=N               pairs of make bench-warm (3)
 #            BENCHFLAGS='-runs N'  further arguments for make bench-engine
 #            IMAGE=X               the tag of make image (fedattn)
+#            ARCH=X, BINARY=X      what make deb packs (this machine's, bin/fedattn)
+#            PREFIX=X, DESTDIR=X   where make install puts things (/usr/local)
 #            VERSION=X             the version that the binary reports (git describe)
 
 SHELL       := bash
@@ -192,7 +194,30 @@ deploy-check: tools ## compose.yaml, manifests and the systemd unit, as the prog
 	@cd deploy/check && go run . ../compose.yaml ../k3s/*.yaml
 	@deploy/systemd/check.sh
 
+NFPM   := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.4
+ARCH   ?= $(shell go env GOARCH)
+BINARY ?= bin/fedattn
+
+.PHONY: deb
+deb: $(if $(filter bin/fedattn,$(BINARY)),build) ## dist/fedattn_…deb of BINARY for ARCH; a GGML_NATIVE=OFF build runs on other processors too
+	@mkdir -p dist
+	@ARCH=$(ARCH) BINARY=$(BINARY) VERSION=0.0~git$(VERSION) go run $(NFPM) package --config deploy/nfpm.yaml --packager deb --target dist
+
+PREFIX ?= /usr/local
+
+.PHONY: install
+install: build ## the program, its manual and completions into $(DESTDIR)$(PREFIX)
+	@install -D -m 755 bin/fedattn $(DESTDIR)$(PREFIX)/bin/fedattn
+	@install -D -m 644 docs/man/fedattn.1 $(DESTDIR)$(PREFIX)/share/man/man1/fedattn.1
+	@install -D -m 644 cmd/fedattn/completion/bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/fedattn
+	@install -D -m 644 cmd/fedattn/completion/zsh $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_fedattn
+	@install -D -m 644 cmd/fedattn/completion/fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/fedattn.fish
+
 ##@ Parts
+.PHONY: docs
+docs: ## what documents the program and is made of it: the manual, the errors
+	@go test -count 1 -run '^TestReferenceIsCurrent$$' ./cmd/fedattn -update
+
 .PHONY: lib
 lib: deps ## llama.cpp with the federated cache, a static library
 	@third_party/llama.cpp/supply.sh build

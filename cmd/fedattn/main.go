@@ -47,6 +47,10 @@ func main() {
 
 // run is main without the process. The first interrupt ends the command in order, a second one kills the process.
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	args, text := completing(args)
+	if text {
+		return exitOK
+	}
 	signals := listen()
 	defer signals.close()
 	ctx, cancel := context.WithCancel(signals.ctx)
@@ -121,9 +125,10 @@ func newApp(args []string, stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 			verifyCommand(), evalCommand(), analyzeCommand(), calibrateCommand(),
 			inspectCommand(), pullCommand(), modelsCommand(), cacheCommand(),
 			idCommand(), inviteCommand(), joinCommand(), peersCommand(), receiptsCommand(), healthCommand(), doctorCommand(),
-			configCommand(), helpCommand(),
+			configCommand(), completionCommand(), helpCommand(),
 		},
 		HideHelpCommand:           true,
+		EnableBashCompletion:      true,
 		Flags:                     []cli.Flag{cli.HelpFlag}, // which a command named help would drop
 		DisableSliceFlagSeparator: true,                     // files and schedules have commas in them
 		OnUsageError:              func(c *cli.Context, err error, _ bool) error { return flagError("fedattn", c.App.Flags, err) },
@@ -148,6 +153,7 @@ func mindUsage(parent, section string, command *cli.Command) {
 	name := parent + " " + command.Name
 	command.HideHelpCommand = true
 	nameVariables(command.Flags)
+	command.BashComplete = completeWords(command)
 	flags := slices.Clone(command.Flags) // without --help
 	if len(flags) > 0 {
 		command.Before = func(c *cli.Context) error {
