@@ -3,6 +3,7 @@ package node_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -50,6 +51,86 @@ func TestTheAskerMayStopAtAnyMoment(t *testing.T) {
 				s.quiet()
 			})
 		}
+	}
+}
+
+// Rows that are not computed again are cancelled as well as others, and stay kept.
+func TestTheAskerMayStopWhileKeptRowsCome(t *testing.T) {
+	for _, m := range moments[:len(moments)-1] {
+		if m.name == "after ready" || strings.HasPrefix(m.name, "in the ") {
+			continue // it is for deaths only, and nothing is evaluated
+		}
+		play(t, m.name, func(t *testing.T) {
+			s := newStage(t, "gather", lossy, 7, 4, 5, 3)
+			shelves := s.shelve()
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			s.open()
+			s.check(s.mustAsk())
+			before := s.evaluated()
+			m.arm(s, s.hosts[1], cancel)
+			session, err := node.Ask(ctx, s.question())
+			switch {
+			case err == nil: // all rows were here
+				err = session.Close()
+			case errors.Is(err, context.Canceled):
+				err = nil
+			}
+			if err != nil {
+				t.Fatalf("Ask returns %v", err)
+			}
+			arrive()
+			s.hosts[1].disarm()
+			s.receive = nil
+			last := s.mustAsk()
+			s.close()
+			s.check(last)
+			if after := s.evaluated(); !slices.Equal(before, after) {
+				t.Errorf("evaluations before %v, after %v", before, after)
+			}
+			for _, shelf := range shelves {
+				if len(shelf.kept) != 1 {
+					t.Errorf("%d kept", len(shelf.kept))
+				}
+			}
+		})
+	}
+}
+
+// Who waits for a busy contributor and stops gives its place back, and nobody waits for it.
+func TestTheAskerMayStopInTheQueue(t *testing.T) {
+	for _, spec := range specs("gather", "lockstep") {
+		play(t, spec, func(t *testing.T) {
+			s := newStage(t, spec, lossy, 4, 3)
+			h := s.hosts[0]
+			h.engine.LayerTime = time.Second
+			h.config.Queue = 1
+			s.open()
+			first := make(chan *outcome)
+			go func() {
+				o, err := s.ask(s.question())
+				if err != nil {
+					t.Error(err)
+				}
+				first <- o
+			}()
+			time.Sleep(time.Second)
+			ctx, cancel := context.WithCancel(context.Background())
+			q := s.question()
+			q.Waiting = func(node.InQueue) { cancel() }
+			if _, err := node.Ask(ctx, q); !errors.Is(err, context.Canceled) {
+				t.Fatalf("Ask returns %v", err)
+			}
+			arrive()
+			third := s.mustAsk(func(q *node.Question) { q.SetupBy = time.Minute }) // there is a place again
+			s.check(<-first)
+			s.check(third)
+			if third.report.Present() != 1 {
+				t.Errorf("missing: %v", missing(third.report))
+			}
+			s.close()
+			s.quiet()
+		})
 	}
 }
 

@@ -1,10 +1,12 @@
 package node_test
 
 import (
+	"errors"
 	"testing"
 
 	"fedattn/fedkv"
 	"fedattn/fedkv/node"
+	"fedattn/fedkv/node/nodetest"
 )
 
 // work is how many tokens the engines of the contributors and, last, of the publisher evaluated so far.
@@ -136,5 +138,63 @@ func TestKeptPrefixesAreBounded(t *testing.T) {
 			}
 		}
 		s.close()
+	})
+}
+
+// A prefix whose evaluation was cut short is not kept: the next session evaluates all of it.
+func TestHalfAPrefixIsNotKept(t *testing.T) {
+	play(t, "", func(t *testing.T) {
+		s := newStage(t, "gather", lossy, 7, 3)
+		failing := true
+		s.hosts[0].engine.Layer = func(layer, first, _ int) error {
+			if failing && layer == 3 && first == 0 {
+				return errors.New("the accelerator is gone")
+			}
+			return nil
+		}
+		s.open()
+		if m := onlyMissing(t, s.mustAsk()); m.Code != fedkv.CodeInternal {
+			t.Error(m)
+		}
+		failing = false
+		before := s.work()
+		o := s.mustAsk()
+		if n, want := s.work()[0]-before[0], len(s.prefix)+len(s.segments[0]); n != want {
+			t.Errorf("%d tokens, want %d", n, want)
+		}
+		s.close()
+		s.check(o)
+	})
+}
+
+// stubborn is an engine whose caches take no copies.
+type stubborn struct{ *nodetest.Engine }
+
+func (e stubborn) Open(spec fedkv.CacheSpec) (node.Cache, error) {
+	c, err := e.Engine.Open(spec)
+	return closedCache{c}, err
+}
+
+type closedCache struct{ node.Cache }
+
+func (c closedCache) State() ([]byte, error) { return c.Cache.(node.Restorable).State() }
+
+func (closedCache) SetState([]byte) error { return errors.New("no memory for a copy") }
+
+// Where a copy cannot be had, the prefix is evaluated, and nobody notices.
+func TestAPrefixWithoutCopiesIsEvaluated(t *testing.T) {
+	play(t, "", func(t *testing.T) {
+		s := newStage(t, "gather", lossy, 7, 3)
+		s.hosts[0].config.Engine = stubborn{s.hosts[0].engine}
+		s.open()
+		for range 2 {
+			before := s.work()
+			s.check(s.mustAsk())
+			if n, want := s.work()[0]-before[0], len(s.prefix)+len(s.segments[0]); n != want {
+				t.Errorf("%d tokens, want %d", n, want)
+			}
+		}
+		s.close()
+		s.quiet()
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"fedattn/fedkv"
+	"fedattn/fedkv/fedkvtest"
 	"fedattn/fedkv/node"
 	"fedattn/fedkv/node/nodetest"
 )
@@ -158,6 +159,35 @@ func TestKeptRowsAreOfTheSameSession(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A folder of rows may be shared: what the same model with other weights computed of the same text is not sent instead.
+func TestKeptRowsAreOfTheSameModel(t *testing.T) {
+	play(t, "", func(t *testing.T) {
+		s := newStage(t, "gather", lossy, 7, 7, 3)
+		s.segments[1] = s.segments[0]
+		other := s.hosts[1]
+		other.config.Source = tokens(s.segments[1])
+		config := other.engine.Model.Config
+		config.Seed++
+		other.engine.Model = fedkvtest.NewTiny(config)
+		other.config.Self = other.engine.Hello(other.id, fedkv.RoleContributor)
+		all := &shelf{}
+		for _, h := range s.hosts {
+			h.config.Rows = all
+		}
+		s.open()
+		first := s.mustAsk()
+		before := s.evaluated()
+		again := s.mustAsk()
+		if fmt.Sprint(before) != fmt.Sprint(s.evaluated()) || all.hits != 2 || len(all.kept) != 2 {
+			t.Errorf("%d hits, %d kept; evaluations before %v, after %v", all.hits, len(all.kept), before, s.evaluated())
+		}
+		s.close()
+		if !equal(first.logits, again.logits) {
+			t.Error("rows of other weights were sent")
+		}
+	})
 }
 
 func mustSchedules(t *testing.T, spec string, s *stage) fedkv.Schedules {
