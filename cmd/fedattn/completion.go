@@ -7,8 +7,6 @@ import (
 	"strings"
 
 	"github.com/urfave/cli/v2"
-
-	"fedattn/transport"
 )
 
 // The scripts ask the program itself: urfave/cli answers to a last argument, and completeWords knows flags' values.
@@ -85,11 +83,9 @@ func values(c *cli.Context, flag string) []string {
 	switch flag {
 	case "peer":
 		list := []string{allPeers}
-		if dir, err := configDir(c); err == nil {
-			known, _ := transport.LoadKnownPeers(dir) // nothing to complete is no error
-			for _, p := range known {
-				list = append(list, p.Name)
-			}
+		known, _ := knownPeers(c) // nothing to complete is no error
+		for _, p := range known {
+			list = append(list, p.Name)
 		}
 		return list
 	case "schedule":

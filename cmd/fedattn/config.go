@@ -35,8 +35,11 @@ var rivals = [][2]string{
 }
 
 func init() {
-	// every flag has a variable: saying so once is enough
-	cli.FlagEnvHinter = func(_ []string, text string) string { return text }
+	whole := cli.FlagStringer
+	cli.FlagStringer = func(f cli.Flag) string {
+		text, _, _ := strings.Cut(whole(f), " [$") // every flag has a variable: saying so once is enough
+		return text
+	}
 }
 
 // nameVariables gives each flag without one its variable of the environment.

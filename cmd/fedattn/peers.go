@@ -1,17 +1,14 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/urfave/cli/v2"
 
-	"fedattn/fedkv"
 	"fedattn/fedkv/policy"
 	"fedattn/transport"
 )
@@ -53,11 +50,11 @@ func peersCommand() *cli.Command {
 }
 
 func peersListFlags() []cli.Flag {
-	return []cli.Flag{
+	return append([]cli.Flag{
 		&cli.BoolFlag{Name: "ping", Usage: "connect to each and show its round-trip time", DisableDefaultText: true},
 		&cli.BoolFlag{Name: "json", Usage: "one JSON object a line", DisableDefaultText: true},
 		configFlag(),
-	}
+	}, discoveryFlags("")...)
 }
 
 // peerLine is what peers list --json prints.
@@ -69,8 +66,17 @@ type peerLine struct {
 	Since     string        `json:"since"`
 	Addresses []string      `json:"addresses"`
 	Present   *bool         `json:"present,omitempty"` // with --ping
+	At        string        `json:"at,omitempty"`      // where it answered
 	RTTMS     float64       `json:"rtt_ms,omitempty"`
 	Error     string        `json:"error,omitempty"`
+}
+
+// presence is what is known of a peer that was looked for.
+func (l peerLine) presence() string {
+	if !*l.Present {
+		return l.Error
+	}
+	return fmt.Sprintf("here, %.1f ms", l.RTTMS)
 }
 
 func runPeersList(c *cli.Context) error {
@@ -80,20 +86,13 @@ func runPeersList(c *cli.Context) error {
 	if err := noArguments(c); err != nil {
 		return err
 	}
-	dir, err := configDir(c)
+	known, err := knownPeers(c)
 	if err != nil {
 		return err
 	}
-	known, err := transport.LoadKnownPeers(dir)
-	if err != nil {
-		return err
-	}
-	lines := make([]peerLine, len(known))
-	for i, p := range known {
-		lines[i] = peerLine{Name: p.Name, ID: p.ID, Rights: p.Rights, Trust: p.Trust, Since: p.Since.Format(time.DateOnly), Addresses: p.Addresses}
-	}
+	lines := peerLines(known)
 	if c.Bool("ping") {
-		if err := pingAll(c, known, lines); err != nil {
+		if err := lookForAll(c, known, lines); err != nil {
 			return err
 		}
 	}
@@ -118,11 +117,7 @@ func runPeersList(c *cli.Context) error {
 	for _, l := range lines {
 		row := table.Row{l.Name, l.Rights.String(), l.Trust.String(), l.Since, strings.Join(l.Addresses, ","), l.ID}
 		if l.Present != nil {
-			state := fmt.Sprintf("here, %.1f ms", l.RTTMS)
-			if !*l.Present {
-				state = l.Error
-			}
-			row = append(row, state)
+			row = append(row, l.presence())
 		}
 		rows.AppendRow(row)
 	}
@@ -130,48 +125,12 @@ func runPeersList(c *cli.Context) error {
 	return nil
 }
 
-// pingAll connects to all known peers: only a session with the pinned key tells who is there.
-func pingAll(c *cli.Context, known transport.KnownPeers, lines []peerLine) error {
-	identity, err := loadIdentity(c)
-	if err != nil {
-		return err
-	}
-	endpoint, err := transport.Listen(transport.Config{Identity: identity, Allow: func(transport.ID) error {
-		return fedkv.Errorf(fedkv.CodeForbidden, "this device only looks who is there")
-	}})
-	if err != nil {
-		return err
-	}
-	defer endpoint.Close()
-	var pinging sync.WaitGroup
+func peerLines(known transport.KnownPeers) []peerLine {
+	lines := make([]peerLine, len(known))
 	for i, p := range known {
-		pinging.Go(func() {
-			present := false
-			lines[i].Present = &present
-			rtt, err := pingPeer(c.Context, endpoint, p)
-			if err != nil {
-				lines[i].Error = err.Error()
-				return
-			}
-			present, lines[i].RTTMS = true, float64(rtt)/float64(time.Millisecond)
-		})
+		lines[i] = peerLine{Name: p.Name, ID: p.ID, Rights: p.Rights, Trust: p.Trust, Since: p.Since.Format(time.DateOnly), Addresses: p.Addresses}
 	}
-	pinging.Wait()
-	return c.Context.Err()
-}
-
-func pingPeer(ctx context.Context, endpoint *transport.Endpoint, p transport.KnownPeer) (time.Duration, error) {
-	if len(p.Addresses) == 0 {
-		return 0, fmt.Errorf("no address of %s is known", p.Name)
-	}
-	peer, err := endpoint.Dial(ctx, transport.PeerAddress{ID: p.ID, HostPort: strings.Join(p.Addresses, ","), Name: p.Name})
-	if err != nil {
-		return 0, err
-	}
-	defer peer.Close(0, "")
-	ctx, cancel := context.WithTimeout(ctx, transport.HandshakeTimeout)
-	defer cancel()
-	return peer.Ping(ctx)
+	return lines
 }
 
 // updatePeers changes the list of known peers, which has to be named by exactly these arguments.
@@ -254,11 +213,7 @@ func namedPeers(c *cli.Context) (list []transport.PeerAddress, err error) {
 	var known transport.KnownPeers
 	for _, text := range c.StringSlice("peer") {
 		if known == nil {
-			dir, err := configDir(c)
-			if err != nil {
-				return nil, err
-			}
-			if known, err = transport.LoadKnownPeers(dir); err != nil {
+			if known, err = knownPeers(c); err != nil {
 				return nil, err
 			}
 		}
@@ -273,7 +228,7 @@ func namedPeers(c *cli.Context) (list []transport.PeerAddress, err error) {
 		before := len(list)
 		for _, p := range known {
 			if p.Rights&policy.Contribute != 0 {
-				list = append(list, transport.PeerAddress{ID: p.ID, HostPort: strings.Join(p.Addresses, ","), Name: p.Name})
+				list = append(list, addressOf(p))
 			}
 		}
 		if len(list) == before {
@@ -283,20 +238,27 @@ func namedPeers(c *cli.Context) (list []transport.PeerAddress, err error) {
 	return list, nil
 }
 
-// namedPeer is the address of a peer that --peer names: ID@HOST:PORT, NAME of a known one, or NAME@HOST:PORT for one
-// that is elsewhere than usual.
+// namedPeer is the address of a peer that --peer names: see findPeer.
 func namedPeer(text string, known transport.KnownPeers) (transport.PeerAddress, error) {
+	name, _, _ := strings.Cut(text, "@")
+	if p, found := known.Named(name); found && p.Rights&policy.Contribute == 0 {
+		return transport.PeerAddress{}, fmt.Errorf("%s may ask this device, but not contribute: fedattn peers set --rights both %s lets it", name, name)
+	}
+	return findPeer(text, known)
+}
+
+// findPeer is the address of a device: ID@HOST:PORT, NAME of a known one, or NAME@HOST:PORT for one that is elsewhere than
+// usual.
+func findPeer(text string, known transport.KnownPeers) (transport.PeerAddress, error) {
 	name, hostPort, elsewhere := strings.Cut(text, "@")
 	p, found := known.Named(name)
 	switch {
-	case found && p.Rights&policy.Contribute == 0:
-		return transport.PeerAddress{}, fmt.Errorf("%s may ask this device, but not contribute: fedattn peers set --rights both %s lets it", name, name)
 	case found && elsewhere:
 		a, err := transport.ParsePeerAddress(string(p.ID) + "@" + hostPort)
 		a.Name = p.Name
 		return a, err
 	case found:
-		return transport.PeerAddress{ID: p.ID, HostPort: strings.Join(p.Addresses, ","), Name: p.Name}, nil
+		return addressOf(p), nil
 	case elsewhere || strings.Contains(text, ":"):
 		a, err := transport.ParsePeerAddress(text)
 		if known, found := known.ByID(a.ID); err == nil && found {
@@ -305,4 +267,16 @@ func namedPeer(text string, known transport.KnownPeers) (transport.PeerAddress, 
 		return a, err
 	}
 	return transport.PeerAddress{}, fmt.Errorf("no paired device is named %q: see fedattn peers, or write ID@HOST:PORT", text)
+}
+
+func addressOf(p transport.KnownPeer) transport.PeerAddress {
+	return transport.PeerAddress{ID: p.ID, HostPort: strings.Join(p.Addresses, ","), Name: p.Name}
+}
+
+func knownPeers(c *cli.Context) (transport.KnownPeers, error) {
+	dir, err := configDir(c)
+	if err != nil {
+		return nil, err
+	}
+	return transport.LoadKnownPeers(dir)
 }
