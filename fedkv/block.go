@@ -23,6 +23,7 @@ type BlockHeader struct {
 	Kept    int       // that are there, 0 to Rows
 	Types   WireTypes // of K and V rows
 	Length  int       // bytes of the payload
+	Seal    Seal      // of a block that goes through the publisher
 }
 
 // BlockSize is the bytes of K and of V of a block with so many rows, means included: 0 of none. Together they are at

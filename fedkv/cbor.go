@@ -107,6 +107,8 @@ func ParseMessage(typ MessageType, body []byte) (Message, error) {
 		m, err = decode[Queries](body)
 	case MessageWaiting:
 		m, err = decode[Waiting](body)
+	case MessageRelay:
+		m, err = decode[Relay](body)
 	default:
 		return nil, nil
 	}

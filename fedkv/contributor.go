@@ -108,6 +108,14 @@ type ContributorReady struct {
 	// the Join that is among Messages. Who cannot be reached is reported as PeerDown.
 	Dial []Participant
 
+	// Paths lists later contributors that rows reach through the publisher: their blocks are to be sealed with the nonce
+	// and sent to the publisher.
+	Paths []Path
+
+	// Vouched lists earlier contributors whose rows may come through the publisher, if the owner lets them: each is to be
+	// answered with RelayTaken. Blocks of the publisher's link have to be taken before that.
+	Vouched []Participant
+
 	// Joins answers Joined events: at once, or those that came before the commit then.
 	Joins []JoinAnswer
 
@@ -147,8 +155,8 @@ type ContributorReady struct {
 //	sent       Done is said; the publisher's Receipt and Done come, or another Commit, and it works again
 //	over       finished or failed
 //
-// The events it takes are Received, Tokenised, Joined, PeerDown, BlockOffered, BlockIn, BlockSent, Tick and
-// Stopped.
+// The events it takes are Received, Tokenised, Joined, Unreachable, RelayTaken, PeerDown, BlockOffered, BlockIn,
+// BlockSent, Tick and Stopped.
 type Contributor struct {
 	cfg   ContributorConfig
 	now   time.Duration
@@ -179,8 +187,10 @@ type Contributor struct {
 
 // other is what a contributor knows of another one.
 type other struct {
-	joined bool // its direct link is here (earlier ones)
-	down   bool
+	joined  bool // its direct link, or its path through the publisher, is here (earlier ones)
+	down    bool
+	asked   bool // for a path through the publisher
+	relayed bool // the path is open
 }
 
 type contributorState uint8
@@ -257,6 +267,10 @@ func (c *Contributor) step(e Event) error {
 		return nil
 	case Joined:
 		return c.join(e)
+	case Unreachable:
+		return c.unreachable(e)
+	case RelayTaken:
+		return c.taken(e)
 	case BlockOffered:
 		return c.block(e.From, e.Header, (*Collector).Offer)
 	case BlockIn:
@@ -298,17 +312,22 @@ func (c *Contributor) Deadline() (time.Duration, bool) {
 	case contributorTokenising, contributorReady:
 		return c.end, true
 	case contributorWorking:
+		at := c.end
 		for _, p := range c.earlier() {
-			if c.firstWaited(p.Origin) >= 0 && !c.others[p.Origin].joined {
-				return c.joinBy(), true
+			switch {
+			case c.firstWaited(p.Origin) < 0:
+			case !c.others[p.Origin].joined:
+				at = min(at, c.joinBy())
+			default:
+				at = min(at, c.WaitBy())
 			}
 		}
-		for _, p := range c.earlier() {
-			if c.firstWaited(p.Origin) >= 0 {
-				return c.WaitBy(), true
+		for _, o := range c.others {
+			if o.waitsForPath() {
+				at = min(at, c.relayBy())
 			}
 		}
-		return c.end, true
+		return at, true
 	}
 	return 0, false
 }
@@ -515,6 +534,11 @@ func (c *Contributor) receive(m Message) error {
 			return err
 		}
 		return c.queried(m)
+	case Relay:
+		if err := c.inSession(m.Session); err != nil {
+			return err
+		}
+		return c.relay(m)
 	case Abort:
 		if err := c.inSession(m.Session); err != nil {
 			return err
@@ -889,6 +913,10 @@ func (c *Contributor) receiveDirect(from int, m Message) error {
 }
 
 func (c *Contributor) block(from int, h BlockHeader, take func(*Collector, int, BlockHeader) error) error {
+	from, err := c.sealedFor(from, h)
+	if err != nil {
+		return err
+	}
 	o := c.others[from]
 	if o == nil || !o.joined {
 		return Errorf(CodeForbidden, "%d has not joined", from)
@@ -896,7 +924,7 @@ func (c *Contributor) block(from int, h BlockHeader, take func(*Collector, int, 
 	if c.state != contributorWorking {
 		return Errorf(CodeLost, "no more rows are needed")
 	}
-	err := take(c.book, from, h)
+	err = take(c.book, from, h)
 	switch CodeOf(err) {
 	case 0, CodeSession, CodeLost, CodeDuplicate:
 		return err
@@ -965,6 +993,13 @@ func (c *Contributor) tick(now time.Duration) {
 			}
 		}
 	}
+	if c.state == contributorWorking && c.now >= c.relayBy() {
+		for _, p := range c.roster {
+			if o := c.others[p.Origin]; o != nil && o.waitsForPath() {
+				c.lose(p.Origin, CodeDeadline, fmt.Sprintf("no direct link and no path through the publisher within %v", relayGrace))
+			}
+		}
+	}
 	if c.state == contributorWorking && !c.begun && c.now >= c.end {
 		c.abort(Errorf(CodeDeadline, "the publisher's queries, which rows are chosen by, did not come within %v", c.end-c.start))
 	}
@@ -986,6 +1021,10 @@ func (c *Contributor) peerDown(e PeerDown) {
 	c.fail(&Error{why.Code, "the publisher is gone: " + why.Text})
 }
 
+// waitsForPath reports whether own rows wait for a path to a later contributor. An earlier one that asked is either
+// answered at once or gone.
+func (o *other) waitsForPath() bool { return o.asked && !o.relayed && !o.down }
+
 // firstWaited is the first layer at which rows of a live earlier contributor are still waited for, or -1.
 func (c *Contributor) firstWaited(origin int) int {
 	if l := c.book.FirstPending(origin); l >= 0 && c.work.Waits.Sync(l) && !slices.Contains(c.book.Lost(), origin) {
@@ -1006,6 +1045,9 @@ func (c *Contributor) lose(origin int, code Code, text string) {
 	}
 	o.down = true
 	delete(c.unsent, origin)
+	if o.asked {
+		c.endRelay(origin, &Error{code, text})
+	}
 	layer := c.firstWaited(origin)
 	if layer < 0 {
 		c.book.Lose(origin)

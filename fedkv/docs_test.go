@@ -116,6 +116,14 @@ func TestWireDocumentIsTheCode(t *testing.T) {
 	if got := picture.FindString(doc["4. Blocks"]); got == "" || got != picture.FindString(drawn) {
 		t.Error("the block header is drawn differently in wire.go")
 	}
+	if source, err = os.ReadFile("relay.go"); err != nil {
+		t.Fatal(err)
+	}
+	picture = regexp.MustCompile(`(?s)\| magic "fkvr".*?\| its signature, 64 bytes +\| 40`)
+	drawn = strings.ReplaceAll(string(source), "//\t", "")
+	if got := picture.FindString(doc["Sealed blocks"]); got == "" || got != picture.FindString(drawn) {
+		t.Error("the seal is drawn differently in relay.go")
+	}
 	if source, err = os.ReadFile("round.go"); err != nil {
 		t.Fatal(err)
 	}

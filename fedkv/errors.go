@@ -40,6 +40,7 @@ const (
 	CodeHome         Code = 24 // trusted with what stays home only, and rows were asked for
 	CodeLimit        Code = 25 // more than the owner gives away in a session or a day
 	CodeCanary       Code = 26 // the same model computes something else on the two devices
+	CodeForged       Code = 27 // relayed rows are not what their owner signed
 )
 
 // One sentinel per code, for errors.Is. Their text is the code's sentence for the user, used where an error
@@ -70,6 +71,7 @@ var (
 	ErrCancelled    = errors.New("the session was cancelled")
 	ErrHome         = errors.New("the peer trusts this device only with what stays home: ask its owner to trust it with rows")
 	ErrLimit        = errors.New("the peer's owner gives away no more: ask for less, or try again tomorrow")
+	ErrForged       = errors.New("rows that came through the asking device are not what their owner signed: do not trust the asking device, or update fedattn on all devices")
 	ErrCanary       = errors.New("the peer's engine computes other numbers from the same model: install the same release of fedattn on both devices, and check their memory")
 )
 
@@ -105,6 +107,7 @@ var codes = [...]struct {
 	CodeHome:         {"home", ErrHome, CodeForbidden},
 	CodeLimit:        {"limit", ErrLimit, CodeForbidden},
 	CodeCanary:       {"canary", ErrCanary, 0},
+	CodeForged:       {"forged", ErrForged, 0},
 }
 
 // known reports whether this version knows the code.

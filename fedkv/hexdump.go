@@ -13,7 +13,7 @@ import (
 // what cannot be read is shown as bytes with the reason.
 func Annotate(b []byte) string {
 	d := dump{data: b}
-	if strings.HasPrefix(string(b), blockMagic) {
+	if strings.HasPrefix(string(b), blockMagic) || strings.HasPrefix(string(b), sealMagic) {
 		d.block()
 		return d.out.String()
 	}
@@ -52,8 +52,9 @@ func (d *dump) rest(end int, reason string) {
 }
 
 func (d *dump) block() {
-	if len(d.data) < BlockHeaderSize {
-		d.rest(len(d.data), fmt.Sprintf("a block header has %d bytes", BlockHeaderSize))
+	header := BlockHeaderLength(d.data)
+	if len(d.data) < header {
+		d.rest(len(d.data), fmt.Sprintf("a block header has %d bytes", header))
 		return
 	}
 	number := func(n int, name string) {
@@ -62,6 +63,13 @@ func (d *dump) block() {
 			v = v<<8 | uint64(b)
 		}
 		d.line(n, 0, fmt.Sprintf("%s %d", name, v))
+	}
+	if header > BlockHeaderSize {
+		d.line(4, 0, "magic "+strconv.Quote(sealMagic))
+		number(2, "version")
+		number(2, "to")
+		d.line(32, 0, "key")
+		d.line(64, 0, "signature")
 	}
 	d.line(4, 0, "magic "+strconv.Quote(blockMagic))
 	number(2, "version")
@@ -76,7 +84,7 @@ func (d *dump) block() {
 	number(2, "reserved")
 	number(4, "length")
 	number(4, "kept rows")
-	if n := len(d.data) - BlockHeaderSize; n > 0 {
+	if n := len(d.data) - header; n > 0 {
 		fmt.Fprintf(&d.out, "%04x  %d bytes of payload\n", d.at, n)
 	}
 }
@@ -121,6 +129,7 @@ var bodies = map[MessageType]reflect.Type{
 	MessageQueries: reflect.TypeFor[Queries](),
 	MessagePing:    reflect.TypeFor[Ping](),
 	MessageWaiting: reflect.TypeFor[Waiting](),
+	MessageRelay:   reflect.TypeFor[Relay](),
 }
 
 // field finds the field of a body that a key stands for; the type is nil if this version has none.

@@ -57,6 +57,13 @@ const (
 	// its own commit, before it computes anything.
 	joinGrace = 5 * time.Second
 
+	// relayGrace bounds how long after the commit a path through the publisher may take to open: what a direct link is
+	// given first, and then as long as others wait for a join.
+	relayGrace = 2 * joinGrace
+
+	// MaxRelayQueue bounds the blocks that the publisher holds for one contributor on their way to it; who sends more waits.
+	MaxRelayQueue = 8
+
 	// maxPieces bounds the pieces of one segment at one layer that the book keeps apart: twice what the longest segment
 	// makes in micro-batches of 512 tokens. Rows that meet count as one piece.
 	maxPieces = 2 * MaxTokens / 512

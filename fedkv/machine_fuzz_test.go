@@ -57,7 +57,7 @@ func FuzzSession(f *testing.F) {
 		plan.Schedules, plan.Positions, plan.Rows = cfg.Schedules, cfg.Positions, cfg.Rows.Of(1)
 		queries := queriesOf(cfg.Shape, 1+next()%2)
 		message := func() Message {
-			switch next() % 13 {
+			switch next() % 14 {
 			case 0:
 				return hello()
 			case 1:
@@ -102,19 +102,31 @@ func FuzzSession(f *testing.F) {
 				return m
 			case 11:
 				return Waiting{session(), 1 + next()%8, next()}
+			case 12:
+				m := Relay{Session: session(), From: small(), To: small(), State: RelayState(next() % 4)}
+				switch m.State {
+				case RelayOpen:
+					m.Nonce[0] = 1
+				case RelayEnd:
+					m.Code = CodeLost
+				}
+				return m
 			}
 			return Ping{uint64(next()), next()%2 == 0}
 		}
 		header := func() BlockHeader {
 			h := bookHeader(small(), small(), small(), small())
 			h.Session = session()
+			if next()%3 == 0 {
+				h.Seal = Seal{Sealed: true, To: small()}
+			}
 			return h
 		}
 		publisherEnds, contributorEnds := 0, 0
 		now := time.Duration(0)
 		for len(data) > 0 {
 			var e Event
-			switch next() % 13 {
+			switch next() % 15 {
 			case 0:
 				e = PeerUp{small(), machineHello("peer", RoleContributor).Welcome(""), "key", "a:1"}
 			case 1:
@@ -138,6 +150,10 @@ func FuzzSession(f *testing.F) {
 				e = Queried{queries[:next()%4]}
 			case 12:
 				e = Queued{small(), time.Duration(next()) * time.Second}
+			case 13:
+				e = Unreachable{small(), Code(next()), ""}
+			case 14:
+				e = RelayTaken{small(), Nonce{1}, Code(next() % 2), ""}
 			}
 			_, _ = p.Step(e), c.Step(e)
 			if next()%4 == 0 {

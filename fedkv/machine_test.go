@@ -875,6 +875,7 @@ func simulate(t *rapid.T) {
 		in, out []Message // to the contributor, to the publisher
 		blocks  []Outgoing
 		up, cut bool
+		through map[int]bool // later ones that it cannot dial
 	}
 	peers := make([]*link, n)
 	for i := range peers {
@@ -968,8 +969,22 @@ func simulate(t *rapid.T) {
 					a.out = append(a.out, m.Message)
 				}
 			}
+			for _, v := range r.Vouched {
+				_ = a.machine.Step(RelayTaken{v.Origin, Nonce{byte(1 + i)}, 0, ""})
+			}
+			for _, p := range r.Paths {
+				if p.Nonce != (Nonce{byte(1 + p.To)}) {
+					t.Fatalf("contributor %d is to sign %x for %d", i, p.Nonce, p.To)
+				}
+			}
 			for _, p := range r.Dial {
-				if j := peers[p.Origin]; !j.cut && j.up {
+				if rapid.Bool().Draw(t, "unreachable") {
+					if a.through == nil {
+						a.through = map[int]bool{}
+					}
+					a.through[p.Origin] = true
+					_ = a.machine.Step(Unreachable{p.Origin, CodeLost, ""})
+				} else if j := peers[p.Origin]; !j.cut && j.up {
 					_ = j.machine.Step(Joined{stageID(i), Join{bookSession, i}})
 				}
 			}
@@ -1004,6 +1019,13 @@ func simulate(t *rapid.T) {
 				}
 			}
 			return
+		}
+		if peers[from].through[to] {
+			h.Seal = Seal{Sealed: true, To: to}
+			if pub.Step(BlockOffered{from, h}) != nil || pub.Step(BlockIn{from, h}) != nil {
+				return
+			}
+			from = PublisherLink
 		}
 		if j := peers[to]; !j.cut && j.machine.Step(BlockOffered{from, h}) == nil {
 			_ = j.machine.Step(BlockIn{from, h})

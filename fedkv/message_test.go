@@ -81,6 +81,7 @@ func samples() map[string]Message {
 			{3, "FEDATTN-DDDD", "", "desk", 420, 19},
 		}, nil},
 		"join":    Join{sampleSession, 2},
+		"relay":   Relay{sampleSession, 0, 2, RelayOpen, Nonce{0xa1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}, 0, ""},
 		"done":    Done{sampleSession, 9330, 4118400, 812.5, 95.25},
 		"abort":   Abort{sampleSession, CodeMemory, ""},
 		"receipt": Receipt{sampleSession, 311, 30, 4118400, []int{1}},
@@ -196,7 +197,7 @@ func TestUnknownKeysAndTypesAreSkipped(t *testing.T) {
 			t.Errorf("%s:\n got %+v\nwant %+v", name, got, m)
 		}
 	}
-	for _, typ := range []MessageType{0, 14, 999, 65535} {
+	for _, typ := range []MessageType{0, 15, 999, 65535} {
 		if m, err := ParseMessage(typ, []byte("anything")); m != nil || err != nil {
 			t.Errorf("type %d: got %v, %v", typ, m, err)
 		}
@@ -304,6 +305,17 @@ func TestInvalidMessagesAreRefusedBothWays(t *testing.T) {
 		"welcome of another protocol":   with("welcome", func(m *Welcome) { m.Protocol = 2 }),
 		"welcome with a long note":      with("welcome", func(m *Welcome) { m.Note = strings.Repeat("x", MaxText+1) }),
 		"welcome without a name":        with("welcome", func(m *Welcome) { m.Name = "" }),
+		"relay to oneself":              with("relay", func(m *Relay) { m.To = 0 }),
+		"relay to an earlier one":       with("relay", func(m *Relay) { m.From, m.To = 3, 2 }),
+		"relay to the publisher":        with("relay", func(m *Relay) { m.To = MaxParticipants - 1 }),
+		"relay without a session":       with("relay", func(m *Relay) { m.Session = SessionID{} }),
+		"relay in no state":             with("relay", func(m *Relay) { m.State = 0 }),
+		"relay in state 4":              with("relay", func(m *Relay) { m.State = 4 }),
+		"relay open without a nonce":    with("relay", func(m *Relay) { m.Nonce = Nonce{} }),
+		"relay ask with a nonce":        with("relay", func(m *Relay) { m.State = RelayAsk }),
+		"relay open with a code":        with("relay", func(m *Relay) { m.Code = CodeLost }),
+		"relay open with a text":        with("relay", func(m *Relay) { m.Text = "why" }),
+		"relay end without a code":      with("relay", func(m *Relay) { m.State, m.Nonce = RelayEnd, Nonce{} }),
 		"refuse without a code":         with("refuse", func(m *Refuse) { m.Code = 0 }),
 		"refuse with a long text":       with("refuse", func(m *Refuse) { m.Text = strings.Repeat("x", MaxText+1) }),
 		"refuse with a tab":             with("refuse", func(m *Refuse) { m.Text = "a\tb" }),
@@ -470,6 +482,7 @@ func TestTheLargestMessagesFit(t *testing.T) {
 		Ready{sampleSession, MaxTokens},
 		Commit{sampleSession, MaxPrefix, largestRoster(MaxParticipants), &Terms{all.Publisher, Uniform(WireTypes{F16, F16}, MaxLayers)}},
 		Join{sampleSession, MaxParticipants - 2},
+		Relay{sampleSession, MaxParticipants - 3, MaxParticipants - 2, RelayEnd, Nonce{}, math.MaxUint16, text},
 		Done{sampleSession, MaxTokens * MaxLayers, math.MaxInt64, math.Pi, math.E},
 		Abort{sampleSession, math.MaxUint16, text},
 		Receipt{sampleSession, MaxTokens, MaxLayers, math.MaxInt64, missing},

@@ -154,6 +154,8 @@ type Publisher struct {
 
 	narrowed *Terms // what the commit says beside the plan, or nil
 
+	relays map[[2]int]*relayed // by from and to
+
 	queries []Queries // for every contributor of the roster; nil before Queried
 
 	committed, settled Layout
@@ -249,9 +251,9 @@ func (p *Publisher) step(e Event) error {
 	case Received:
 		return p.receive(e.From, e.Message)
 	case BlockOffered:
-		return p.block(e.From, e.Header, p.book.Offer)
+		return p.block(e.From, e.Header, (*Collector).Offer)
 	case BlockIn:
-		return p.block(e.From, e.Header, p.book.Accept)
+		return p.block(e.From, e.Header, (*Collector).Accept)
 	case Queried:
 		return p.queried(e)
 	}
@@ -419,6 +421,7 @@ func (p *Publisher) peerDown(e PeerDown) error {
 	}
 	peer.linked = false
 	why := cause(e.Code, e.Text, CodeLost)
+	p.endRelays(e.Origin, why)
 	p.out(e.Origin, why.Code, why.Text, false)
 	return nil
 }
@@ -482,6 +485,8 @@ func (p *Publisher) receive(from int, m Message) error {
 		p.ready.Waiting = slices.DeleteFunc(p.ready.Waiting, func(q QueuePlace) bool { return q.Origin == from })
 		p.ready.Waiting = append(p.ready.Waiting, QueuePlace{from, m.Place, m.Wait()})
 		return nil
+	case Relay:
+		return p.relay(from, m)
 	}
 	return p.violation(from, Errorf(CodeOrder, "a contributor sends no %v", m.messageType()))
 }
@@ -657,11 +662,14 @@ func (p *Publisher) closeUp() {
 
 // block takes a block's header through the book, by Offer or by Accept. Late, repeated and foreign blocks are
 // dropped; a block that contradicts the plan ends its sender's part.
-func (p *Publisher) block(from int, h BlockHeader, take func(int, BlockHeader) error) error {
+func (p *Publisher) block(from int, h BlockHeader, take func(*Collector, int, BlockHeader) error) error {
 	if _, err := p.peer(from); err != nil {
 		return err
 	}
-	err := take(from, h)
+	if h.Seal.Sealed {
+		return p.relayBlock(from, h, take)
+	}
+	err := take(p.book, from, h)
 	switch CodeOf(err) {
 	case 0:
 		return nil
@@ -739,6 +747,9 @@ func (p *Publisher) out(origin int, code Code, text string, tell bool) {
 	}
 	m := Missing{Origin: origin, Name: peer.name, Code: code, Text: text, Phase: PhaseConnect, Layer: -1}
 	committed := peer.state == peerIn
+	if tell { // it gets an abort, and does nothing for others either
+		p.endRelays(origin, &Error{code, text})
+	}
 	switch {
 	case committed && p.delivered(origin) && !p.cfg.home(origin):
 		return

@@ -81,6 +81,7 @@ const (
 	MessagePing    MessageType = 11
 	MessageQueries MessageType = 12
 	MessageWaiting MessageType = 13
+	MessageRelay   MessageType = 14
 )
 
 // maxBody is the bytes of the largest body of each message, every field at its limit.
@@ -98,6 +99,7 @@ var maxBody = [...]int{
 	MessagePing:    13,
 	MessageQueries: 31324,
 	MessageWaiting: 29,
+	MessageRelay:   565,
 }
 
 var messageNames = [...]string{
@@ -114,6 +116,7 @@ var messageNames = [...]string{
 	MessagePing:    "ping",
 	MessageQueries: "queries",
 	MessageWaiting: "waiting",
+	MessageRelay:   "relay",
 }
 
 // String is the message's name in lower case.
@@ -137,10 +140,13 @@ func ParseFrameHeader(b []byte) (typ MessageType, body int, err error) {
 	return MessageType(binary.BigEndian.Uint16(b[4:])), int(length) - 2, nil
 }
 
-// AppendMarshal appends the BlockHeaderSize bytes of the header.
+// AppendMarshal appends the BlockHeaderSize bytes of the header, after the SealSize bytes of its seal if it has one.
 func (h BlockHeader) AppendMarshal(b []byte) ([]byte, error) {
 	if err := h.validate(); err != nil {
 		return nil, err
+	}
+	if h.Seal.Sealed {
+		b = h.Seal.appendMarshal(b)
 	}
 	b = append(b, blockMagic...)
 	b = binary.BigEndian.AppendUint16(b, blockVersion)
@@ -156,9 +162,36 @@ func (h BlockHeader) AppendMarshal(b []byte) ([]byte, error) {
 	return b, nil
 }
 
-// ParseBlockHeader reads exactly BlockHeaderSize bytes. What it returns is within the limits of this package;
-// whether it fits the session is for Collector.Check.
+// BlockHeaderLength is how many bytes a block's header has, its seal included, by its first four.
+func BlockHeaderLength(b []byte) int {
+	if len(b) >= len(sealMagic) && string(b[:len(sealMagic)]) == sealMagic {
+		return SealSize + BlockHeaderSize
+	}
+	return BlockHeaderSize
+}
+
+// ParseBlockHeader reads exactly the BlockHeaderLength bytes of a header. What it returns is within the limits of this
+// package; whether it fits the session is for Collector.Check.
 func ParseBlockHeader(b []byte) (BlockHeader, error) {
+	if n := BlockHeaderLength(b); n > BlockHeaderSize && n == len(b) {
+		seal, err := parseSeal(b)
+		if err != nil {
+			return BlockHeader{}, err
+		}
+		h, err := parseUnsealed(b[SealSize:])
+		if err != nil {
+			return BlockHeader{}, err
+		}
+		h.Seal = seal
+		if err := h.validate(); err != nil {
+			return BlockHeader{}, err
+		}
+		return h, nil
+	}
+	return parseUnsealed(b)
+}
+
+func parseUnsealed(b []byte) (BlockHeader, error) {
 	if len(b) != BlockHeaderSize {
 		return BlockHeader{}, Errorf(CodeProtocol, "a block header of %d bytes, must be %d", len(b), BlockHeaderSize)
 	}
@@ -226,6 +259,7 @@ func (h BlockHeader) validate() error {
 		checkRange("rows", h.Rows, 1, MaxTokens-h.First),
 		checkRange("kept rows", h.Kept, 0, h.Rows),
 		checkRange("length", h.Length, 1, MaxBlock),
+		checkSeal(h.Seal, h.Origin),
 	); err != nil {
 		return Errorf(CodeRange, "a block with %v", err)
 	}

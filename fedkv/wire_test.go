@@ -42,6 +42,11 @@ func TestWireGoldens(t *testing.T) {
 		t.Fatal(err)
 	}
 	frames["block"] = block
+	sealed := sampleHeader
+	sealed.Seal = Seal{true, 5, [32]byte{0xb0, 31: 0xbf}, [64]byte{0xc0, 63: 0xcf}}
+	if frames["block-sealed"], err = sealed.AppendMarshal(nil); err != nil {
+		t.Fatal(err)
+	}
 	frames["session"] = concat(frames, "hello", "ping", "ready")
 
 	for name, frame := range frames {
@@ -154,12 +159,17 @@ func TestBlockHeadersComeBackAsTheyWere(t *testing.T) {
 		Length:  MaxBlock,
 	}
 	for _, h := range []BlockHeader{sampleHeader, largest, {Session: sampleSession, First: MaxTokens - 1, Rows: 1, Types: WireTypes{F16, F16}, Length: 1}} {
-		raw, err := h.AppendMarshal([]byte{9})
-		if err != nil || len(raw) != 1+BlockHeaderSize || raw[0] != 9 {
-			t.Fatalf("%+v: %x, %v", h, raw, err)
-		}
-		if got, err := ParseBlockHeader(raw[1:]); err != nil || got != h {
-			t.Errorf("got %+v, %v, want %+v", got, err, h)
+		for _, seal := range []Seal{{}, {true, MaxParticipants - 2, [32]byte{1, 31: 2}, [64]byte{3, 63: 4}}} {
+			if h.Seal = seal; seal.Sealed && h.Origin == MaxParticipants-2 {
+				h.Origin-- // nobody is behind the last contributor
+			}
+			raw, err := h.AppendMarshal([]byte{9})
+			if err != nil || len(raw) != 1+BlockHeaderLength(raw[1:]) || raw[0] != 9 || (len(raw) > 1+BlockHeaderSize) != seal.Sealed {
+				t.Fatalf("%+v: %x, %v", h, raw, err)
+			}
+			if got, err := ParseBlockHeader(raw[1:]); err != nil || got != h {
+				t.Errorf("got %+v, %v, want %+v", got, err, h)
+			}
 		}
 	}
 }
@@ -469,6 +479,12 @@ func FuzzBlockHeader(f *testing.F) {
 	}
 	f.Add(raw)
 	f.Add(raw[:20])
+	sealed := sampleHeader
+	sealed.Seal = Seal{Sealed: true, To: 5}
+	if raw, err = sealed.AppendMarshal(nil); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(raw)
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		Annotate(raw)
 		h, err := ParseBlockHeader(raw)

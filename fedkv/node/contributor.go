@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"maps"
@@ -23,6 +24,9 @@ const (
 	// joinTimeout bounds how long a direct link waits for a session that this device does not know yet: its commit may
 	// be on the way.
 	joinTimeout = 10 * time.Second
+	// directTimeout bounds how long a direct link to a later contributor may take to open before its rows go through the
+	// publisher. Others wait for a join, or for what takes its place, a few seconds longer than that.
+	directTimeout = 2 * time.Second
 	// sessionTimeout bounds a session whatever its plan says, so that a publisher that does not take its rows holds
 	// nothing for ever.
 	sessionTimeout = time.Hour
@@ -44,6 +48,11 @@ type ContributorConfig struct {
 	ID     string
 	Source Source
 	Owner  Owner // nil: what the fields below allow, to everybody whom Peers lets in
+
+	// Signer signs rows that go through the publisher, to contributors that this device cannot reach, and Device is the
+	// identity of the holder of such a key. Nil: such rows are not sent, or not taken.
+	Signer Signer
+	Device func(ed25519.PublicKey) string
 
 	MaxTokens  int // longest segment that is shared; 0: no limit but MaxContext
 	MaxContext int
@@ -83,6 +92,7 @@ type Contribution struct {
 	Answers   int64           // bytes of these answers
 	Documents []string        // Grant.Documents
 	Missing   []fedkv.Missing // earlier contributors that it went on without (lockstep)
+	Via       []string        // names of other contributors with which rows were exchanged through the publisher (lockstep)
 	Err       error           // nil: the session ended as it should
 }
 
@@ -176,7 +186,7 @@ func (c *Contributor) joined(ctx context.Context, link Link, hello fedkv.Hello) 
 }
 
 func (c *Contributor) join(ctx context.Context, link Link, hello fedkv.Hello) error {
-	if _, err := c.admit(link, fedkv.RoleContributor); err != nil {
+	if _, err := c.admit(link.ID(), fedkv.RoleContributor); err != nil {
 		return err
 	}
 	answer, err := fedkv.Greet(c.cfg.Self, hello)
@@ -234,7 +244,7 @@ func (c *Contributor) register(id fedkv.SessionID, s *contribution) (forget func
 // serve runs one publisher's session.
 func (c *Contributor) serve(ctx context.Context, link Link, hello fedkv.Hello) {
 	log := c.cfg.Log.With().Str("publisher", link.ID()).Logger()
-	grant, err := c.admit(link, fedkv.RolePublisher)
+	grant, err := c.admit(link.ID(), fedkv.RolePublisher)
 	if err != nil {
 		log.Warn().Err(err).Str("name", hello.Name).Msg("refused")
 		refuse(ctx, link, err)
@@ -256,6 +266,9 @@ func (c *Contributor) serve(ctx context.Context, link Link, hello fedkv.Hello) {
 	}
 	if done.Queries > 0 {
 		event = event.Int("queries", done.Queries).Int64("answers", done.Answers)
+	}
+	if len(done.Via) > 0 {
+		event = event.Strs("via_publisher", done.Via)
 	}
 	event.Err(done.Err).Str("name", hello.Name).Stringer("session", done.Session).Int("tokens", done.Tokens).
 		Int("layers", done.Layers).Stringer("wire", done.Wire).Int64("bytes", done.Bytes).Bool("kept", done.Kept).Msg("session over")
@@ -300,6 +313,7 @@ type contribution struct {
 
 	waiting []*waitingJoin
 	direct  []Link // opened or admitted
+	relay   relaying
 }
 
 // waitingJoin is a direct link about which the machine has not decided.
@@ -329,7 +343,7 @@ func newContribution(ctx context.Context, host *Contributor, link Link, grant Gr
 	}
 	s := &contribution{host: host, machine: machine, link: link, grant: grant, senders: map[int]*blockSender{}, layers: map[int]bool{}}
 	s.x = newExchange(ctx, cfg.Engine.Shape(), log)
-	s.x.machine, s.x.drain = machine, s.drain
+	s.x.machine, s.x.drain, s.x.sealed = machine, s.drain, s.takeSealed
 	return s, nil
 }
 
@@ -356,6 +370,7 @@ func (s *contribution) drain() {
 	for _, a := range r.Joins {
 		s.answer(a)
 	}
+	s.drainRelay(r)
 	s.missing = append(s.missing, r.Missing...)
 	s.x.gone(r.Missing, fedkv.Lockstep)
 	s.sent = s.sent || r.Sent
@@ -786,7 +801,10 @@ func (s *contribution) send(b fedkv.Outgoing, p *payload) error {
 
 // dialAll opens the direct links to later contributors.
 func (s *contribution) dialAll() {
-	for _, p := range s.dials {
+	s.x.mu.Lock()
+	dials := s.dials
+	s.x.mu.Unlock()
+	for _, p := range dials {
 		sender := s.newSender(p.Origin, nil)
 		s.senders[p.Origin] = sender
 		s.x.tasks.start(func() { s.dial(p, sender) })
@@ -795,7 +813,11 @@ func (s *contribution) dialAll() {
 
 // dial opens the direct link to a later contributor.
 func (s *contribution) dial(to fedkv.Participant, sender *blockSender) {
-	ctx, cancel := context.WithTimeout(s.x.ctx, helloTimeout)
+	limit := helloTimeout
+	if s.host.cfg.Signer != nil {
+		limit = directTimeout
+	}
+	ctx, cancel := context.WithTimeout(s.x.ctx, limit)
 	defer cancel()
 	fault.At(fault.BeforeJoin)
 	link, err := s.host.cfg.Peers.Dial(ctx, Address{ID: to.ID, HostPort: to.Addr})
@@ -808,6 +830,9 @@ func (s *contribution) dial(to fedkv.Participant, sender *blockSender) {
 			sender.open(link)
 			return
 		}
+	}
+	if s.host.cfg.Signer != nil && outOfReach(err) && s.sendThroughPublisher(to, sender, err) {
+		return
 	}
 	sender.drop()
 	s.x.lost(to.Origin, fmt.Errorf("no direct link: %w", err))
@@ -840,7 +865,7 @@ func (s *contribution) answer(a fedkv.JoinAnswer) {
 func (s *contribution) report() Contribution {
 	s.x.mu.Lock()
 	defer s.x.mu.Unlock()
-	done := Contribution{Publisher: s.link.ID(), Name: s.asker, Documents: s.grant.Documents, Bytes: s.bytes, Queries: s.answered, Answers: s.answerBytes, Missing: s.missing, Err: s.x.failed}
+	done := Contribution{Publisher: s.link.ID(), Name: s.asker, Documents: s.grant.Documents, Bytes: s.bytes, Queries: s.answered, Answers: s.answerBytes, Missing: s.missing, Via: s.relay.names, Err: s.x.failed}
 	if s.plan != nil {
 		done.Session, done.Wire, done.Rows = s.plan.Session, s.plan.Wire, s.plan.Rows
 	}

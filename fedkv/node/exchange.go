@@ -44,7 +44,9 @@ type exchange struct {
 	log     zerolog.Logger
 	// drain takes over what the machine's Ready says, under the lock.
 	drain func()
-	start time.Time
+	// sealed, if set, takes a block that goes through the publisher: its rows are the function's to release.
+	sealed func(from int, h fedkv.BlockHeader, rows Rows)
+	start  time.Time
 
 	ctx  context.Context
 	stop context.CancelFunc
@@ -228,12 +230,16 @@ func (x *exchange) receiveBlocks(origin int, link Link) {
 			return err
 		})
 		switch {
+		case err == nil && h.Seal.Sealed:
+			x.sealed(origin, h, rows)
 		case err == nil:
-			if !x.stage(origin, h, rows) {
+			if !x.stage(origin, origin, h, rows) {
 				return
 			}
 		case x.ctx.Err() != nil:
 			return
+		case agreed && origin == fedkv.PublisherLink && link.Err() == nil:
+			x.lost(h.Origin, err) // the publisher's link goes on without the rows of somebody else
 		case agreed || link.Err() != nil:
 			// rows that were promised will not come, or the link is gone
 			x.lost(origin, err)
@@ -245,8 +251,8 @@ func (x *exchange) receiveBlocks(origin int, link Link) {
 	}
 }
 
-// stage keeps a block until it is placed; false if its sender is lost over it.
-func (x *exchange) stage(origin int, h fedkv.BlockHeader, rows Rows) bool {
+// stage keeps a block of origin, which came over from's link, until it is placed; false if its sender is lost over it.
+func (x *exchange) stage(from, origin int, h fedkv.BlockHeader, rows Rows) bool {
 	block, err := h.Open(x.shape.Layers[h.Layer], rows.Bytes)
 	if err != nil {
 		rows.Release()
@@ -260,7 +266,7 @@ func (x *exchange) stage(origin int, h fedkv.BlockHeader, rows Rows) bool {
 	if t.last = time.Now(); t.first.IsZero() {
 		t.first = t.last
 	}
-	if err := x.stepLocked(fedkv.BlockIn{From: origin, Header: h}); err != nil {
+	if err := x.stepLocked(fedkv.BlockIn{From: from, Header: h}); err != nil {
 		x.staged.drop(h) // its sender went missing meanwhile
 	}
 	return true

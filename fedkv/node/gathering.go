@@ -47,8 +47,9 @@ type gathering struct {
 	machine  *fedkv.Publisher
 
 	// under the exchange's lock
-	links              []Link   // by origin, nil until it is dialled
-	names              []string // by origin: what the owner calls it, or what it calls itself
+	links              []Link           // by origin, nil until it is dialled
+	relays             map[int]*relayer // by the contributor that they pass blocks on to
+	names              []string         // by origin: what the owner calls it, or what it calls itself
 	notes              []string
 	told               map[int]toldPlace // by origin
 	committed, settled *fedkv.Layout
@@ -81,7 +82,7 @@ func gather(ctx context.Context, t *terms, contacts []Contact, own, positions in
 		return nil, err
 	}
 	g.x = newExchange(ctx, t.Engine.Shape(), t.Log.With().Stringer("session", g.id).Logger())
-	g.x.machine, g.x.drain = g.machine, g.drain
+	g.x.machine, g.x.drain, g.x.sealed = g.machine, g.drain, g.passOn
 	g.drain() // nobody else is here yet
 	g.x.run()
 	for origin, contact := range contacts {
@@ -195,7 +196,7 @@ func (g *gathering) peers() []PeerReport {
 	g.x.mu.Lock()
 	defer g.x.mu.Unlock()
 	var list []PeerReport
-	missing := g.machine.Missing()
+	missing, relays := g.machine.Missing(), g.machine.Relays()
 	for origin := range g.contacts {
 		p := PeerReport{Origin: origin, Name: g.names[origin]}
 		if link := g.links[origin]; link != nil {
@@ -206,6 +207,11 @@ func (g *gathering) peers() []PeerReport {
 			p.Tokens = segment.Tokens
 		}
 		p.Rows, p.Bytes = g.machine.Received(origin)
+		for _, r := range relays {
+			if r.From == origin {
+				p.Via = append(p.Via, Via{g.names[r.To], r.Bytes})
+			}
+		}
 		if t := g.x.traffic[origin]; t != nil {
 			p.PrefillMS = t.done.PrefillMS
 			p.TransferMS = milliseconds(t.last.Sub(t.first))

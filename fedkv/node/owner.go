@@ -44,11 +44,11 @@ func least(a, b int) int {
 	return a
 }
 
-func (c *Contributor) admit(link Link, role fedkv.Role) (Grant, error) {
+func (c *Contributor) admit(peer string, role fedkv.Role) (Grant, error) {
 	if c.cfg.Owner == nil {
 		return Grant{}, nil
 	}
-	return c.cfg.Owner.Admit(link.ID(), role)
+	return c.cfg.Owner.Admit(peer, role)
 }
 
 // consent asks the owner about the session that the plan describes.

@@ -41,7 +41,14 @@ type PeerReport struct {
 	Bytes      int64 // received rows
 	PrefillMS  float64
 	TransferMS float64        // from its first block's arrival to its last's
+	Via        []Via          // later contributors that its rows reached through this device (lockstep)
 	Missing    *fedkv.Missing // nil: it contributed
+}
+
+// Via is a contributor that another one's rows reached through the publisher.
+type Via struct {
+	Name  string
+	Bytes int64 // of rows
 }
 
 // Present is how many contributors the answer rests on.

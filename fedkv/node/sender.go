@@ -55,7 +55,8 @@ type blockSender struct {
 	wake chan struct{}
 
 	mu      sync.Mutex
-	link    Link // nil until it is open
+	link    Link  // nil until it is open
+	seal    *seal // of blocks that go through the publisher
 	queue   []outgoingBlock
 	dropped bool
 }
@@ -84,6 +85,14 @@ func (b *blockSender) open(link Link) {
 	defer b.mu.Unlock()
 	b.link = link
 	b.poke()
+}
+
+// through gives the sender the publisher's link, over which its blocks go sealed.
+func (b *blockSender) through(link Link, s *seal) {
+	b.mu.Lock()
+	b.seal = s
+	b.mu.Unlock()
+	b.open(link)
 }
 
 // drop frees what is queued and takes no more: the recipient is lost.
@@ -132,7 +141,10 @@ func (b *blockSender) run() {
 		x.mu.Lock()
 		b.s.bytes += int64(block.header.Length)
 		x.mu.Unlock()
-		err := link.SendBlock(x.live, block.header, block.rows)
+		header, err := b.seal.header(block.header, block.rows)
+		if err == nil {
+			err = link.SendBlock(x.live, header, block.rows)
+		}
 		block.release()
 		if err != nil {
 			b.drop()

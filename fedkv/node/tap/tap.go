@@ -38,7 +38,7 @@ const (
 const entryHeaderSize = 6
 
 // maxEntry bounds what a reader allocates for one entry.
-const maxEntry = fedkv.MaxBlock + fedkv.BlockHeaderSize
+const maxEntry = fedkv.MaxBlock + fedkv.BlockHeaderSize + fedkv.SealSize
 
 // Entry is one message or block.
 type Entry struct {
