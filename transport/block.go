@@ -28,7 +28,7 @@ func (p *Peer) SendBlock(ctx context.Context, h fedkv.BlockHeader, payload ...[]
 	if length != h.Length {
 		return fedkv.Errorf(fedkv.CodeInternal, "a block of %d bytes has a header that says %d", length, h.Length)
 	}
-	header, err := h.AppendMarshal(make([]byte, 0, fedkv.BlockHeaderSize))
+	header, err := h.AppendMarshal(make([]byte, 0, fedkv.SealSize+fedkv.BlockHeaderSize))
 	if err != nil {
 		return err
 	}
@@ -123,11 +123,18 @@ func (r *blockReader) read(ctx context.Context, check func(fedkv.BlockHeader) er
 	timer := time.AfterFunc(BlockGrace, expire)
 	defer timer.Stop()
 
-	var raw [fedkv.BlockHeaderSize]byte
-	if _, err := io.ReadFull(r.stream, raw[:]); err != nil {
+	raw := make([]byte, fedkv.BlockHeaderSize, fedkv.SealSize+fedkv.BlockHeaderSize)
+	if _, err := io.ReadFull(r.stream, raw); err != nil {
 		return r.header, nil, r.fail(ctx, err)
 	}
-	header, err := fedkv.ParseBlockHeader(raw[:])
+	if n := fedkv.BlockHeaderLength(raw); n > len(raw) {
+		begun := len(raw)
+		raw = raw[:n]
+		if _, err := io.ReadFull(r.stream, raw[begun:]); err != nil {
+			return r.header, nil, r.fail(ctx, err)
+		}
+	}
+	header, err := fedkv.ParseBlockHeader(raw)
 	if err != nil {
 		return r.header, nil, err
 	}

@@ -139,7 +139,7 @@ func printRecord(w io.Writer, record io.Reader, verbose bool) error {
 			}
 			what = m
 		} else {
-			shown = e.Bytes[:min(len(e.Bytes), fedkv.BlockHeaderSize)]
+			shown = e.Bytes[:min(len(e.Bytes), fedkv.BlockHeaderLength(e.Bytes))]
 		}
 		direction := map[byte]string{tap.Sent: "sent", tap.Received: "received"}[e.Direction]
 		key := direction + " " + what

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 
 	"fedattn/fedkv"
 	"fedattn/fedkv/node"
@@ -33,6 +34,10 @@ func (p peers) Dial(ctx context.Context, to node.Address) (node.Link, error) {
 		at.Name = p.called(id)
 	}
 	peer, err := p.Endpoint.Dial(ctx, at)
+	if p.allow != nil && (errors.Is(err, transport.ErrWrongID) || errors.Is(err, transport.ErrSelf)) {
+		// the address is what the publisher sees, which behind a NAT is another device's, or this one's own
+		return nil, &fedkv.Error{Code: fedkv.CodeLost, Text: err.Error()}
+	}
 	if err != nil {
 		// the endpoint's own deadline is among the causes; the session's is not over because of it
 		return nil, &fedkv.Error{Code: fedkv.CodeOf(err), Text: err.Error()}

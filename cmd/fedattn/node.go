@@ -142,7 +142,7 @@ func runNode(c *cli.Context) error {
 	owner.engine, owner.device, owner.docs = engine, deviceName(c), docs
 	contributor := node.NewContributor(node.ContributorConfig{
 		Engine: engine, Peers: peers{Endpoint: endpoint, allow: owner.rowsTo}, Owner: owner, Self: self(engine, deviceName(c), fedkv.RoleContributor),
-		ID: string(identity.ID()), Source: source, MaxContext: most, LocalRows: local, Sessions: c.Int("max-sessions"), Rows: kept(rows), Memory: sessionMemory(c, engine),
+		Signer: identity, Device: transport.DeviceOf, ID: string(identity.ID()), Source: source, MaxContext: most, LocalRows: local, Sessions: c.Int("max-sessions"), Rows: kept(rows), Memory: sessionMemory(c, engine),
 		OnSession: owner.keep, Log: log,
 	})
 	health.ready(c.Context, engine, source.Tokens(), contributor.Load)

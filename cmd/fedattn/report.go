@@ -46,7 +46,13 @@ type peerJSON struct {
 	Bytes      int64        `json:"bytes"`
 	PrefillMS  float64      `json:"prefill_ms"`
 	TransferMS float64      `json:"transfer_ms"`
+	Via        []viaJSON    `json:"via,omitempty"` // lockstep: peers that its rows reached through this device
 	Missing    *missingJSON `json:"missing,omitempty"`
+}
+
+type viaJSON struct {
+	To    string `json:"to"`
+	Bytes int64  `json:"bytes"`
 }
 
 type missingJSON struct {
@@ -165,6 +171,9 @@ func (t reporter) federation(r node.Report) federation {
 		} else {
 			j.ID, j.Local = "", true
 		}
+		for _, v := range p.Via {
+			j.Via = append(j.Via, viaJSON{v.Name, v.Bytes})
+		}
 		if m := p.Missing; m != nil {
 			j.Missing = &missingJSON{Code: m.Code.String(), Phase: string(m.Phase), Text: t.why(*m)}
 			if m.Layer >= 0 {
@@ -275,6 +284,9 @@ func (t reporter) table(r node.Report) {
 			state = "missing"
 		case !t.isPeer(p):
 			state = "this device"
+		}
+		for _, v := range p.Via {
+			state = strings.TrimPrefix(fmt.Sprintf("%s, %s to %s via this device", state, bytesText(v.Bytes), v.Name), ", ")
 		}
 		rows.AppendRow(table.Row{name, p.Tokens, p.Rows, p.Bytes, fmt.Sprintf("%.0f", p.PrefillMS), fmt.Sprintf("%.0f", p.TransferMS), state})
 	}
