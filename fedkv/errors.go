@@ -41,6 +41,7 @@ const (
 	CodeLimit        Code = 25 // more than the owner gives away in a session or a day
 	CodeCanary       Code = 26 // the same model computes something else on the two devices
 	CodeForged       Code = 27 // relayed rows are not what their owner signed
+	CodeStopping     Code = 28 // shutting down: no new session, and those that run end soon
 )
 
 // One sentinel per code, for errors.Is. Their text is the code's sentence for the user, used where an error
@@ -73,6 +74,7 @@ var (
 	ErrLimit        = errors.New("the peer's owner gives away no more: ask for less, or try again tomorrow")
 	ErrForged       = errors.New("rows that came through the asking device are not what their owner signed: do not trust the asking device, or update fedattn on all devices")
 	ErrCanary       = errors.New("the peer's engine computes other numbers from the same model: install the same release of fedattn on both devices, and check their memory")
+	ErrStopping     = errors.New("the peer is shutting down: ask again when it is back")
 )
 
 // codes is the one table: code ↔ name ↔ sentinel. A code with a parent is also an error of the parent's kind.
@@ -108,6 +110,7 @@ var codes = [...]struct {
 	CodeLimit:        {"limit", ErrLimit, CodeForbidden},
 	CodeCanary:       {"canary", ErrCanary, 0},
 	CodeForged:       {"forged", ErrForged, 0},
+	CodeStopping:     {"stopping", ErrStopping, 0},
 }
 
 // known reports whether this version knows the code.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"slices"
@@ -31,6 +32,7 @@ func nodeCommand() *cli.Command {
 			&cli.BoolFlag{Name: "allow-any", Usage: "every device that reaches this one may ask", DisableDefaultText: true, Category: sharing},
 			localRowsFlag(sharing),
 			&cli.IntFlag{Name: "max-sessions", Value: 1, Usage: "serve `N` questions at once", Category: sharing},
+			drainFlag("questions under way", deviceCategory),
 			&cli.StringFlag{Name: "listen", Value: defaultListen, Usage: "UDP `ADDRESS` to listen on; only 127.0.0.1 needs no pairing and no --allow",
 				EnvVars: []string{"FEDATTN_LISTEN"}, Category: deviceCategory},
 			&cli.StringFlag{Name: "log-format", Value: "console", Usage: "`FORMAT` of the log: console, json", Category: deviceCategory},
@@ -50,7 +52,7 @@ func runNode(c *cli.Context) error {
 	if err := noArguments(c); err != nil {
 		return err
 	}
-	if err := first(checkModel(c), atLeast(c, 1, "context", "max-sessions"), atLeast(c, 0, "max-tokens", "min-layer", "tokens-per-day"), checkRows(c)); err != nil {
+	if err := first(checkModel(c), atLeast(c, 1, "context", "max-sessions"), atLeast(c, 0, "max-tokens", "min-layer", "tokens-per-day"), checkRows(c), checkDrain(c)); err != nil {
 		return err
 	}
 	members, err := readMembers(c)
@@ -145,11 +147,28 @@ func runNode(c *cli.Context) error {
 		Signer: identity, Device: transport.DeviceOf, ID: string(identity.ID()), Source: source, MaxContext: most, LocalRows: local, Sessions: c.Int("max-sessions"), Rows: kept(rows), Memory: sessionMemory(c, engine),
 		OnSession: owner.keep, Log: log,
 	})
-	health.ready(c.Context, engine, source.Tokens(), contributor.Load)
+	open, leave := context.WithCancel(c.Context) // new questions are welcome
+	defer leave()
+	finishFirst(c, func() {
+		leave()
+		drain(c, contributor, log)
+	})
+	health.ready(open, engine, source.Tokens(), contributor.Load)
 	go health.keepCool(c.Context, engine, log)
 	go owner.watch(c.Context, endpoint, log)
-	network.announce(c.Context, deviceName(c), identity.ID(), endpoint.Addr(), log)
+	network.announce(open, deviceName(c), identity.ID(), endpoint.Addr(), log)
 	return contributor.Serve(c.Context)
+}
+
+// drain lets the questions under way end, for a while.
+func drain(c *cli.Context, contributor *node.Contributor, log zerolog.Logger) {
+	most := c.Duration("drain")
+	log.Info().Stringer("at_most", most).Msg("told to stop: new questions are refused, those under way may end; a second signal ends at once")
+	ctx, cancel := context.WithTimeout(c.Context, most)
+	defer cancel()
+	if left := contributor.Drain(ctx); left > 0 && c.Context.Err() == nil {
+		log.Warn().Int("sessions", left).Msg("the time to end is over: sessions are aborted")
+	}
 }
 
 func isLoopback(address string) bool {

@@ -40,7 +40,7 @@ func serveCommand() *cli.Command {
 				&cli.StringFlag{Name: "api-key-file", Usage: "`FILE` with the key that clients have to know", EnvVars: []string{"FEDATTN_API_KEY_FILE"}, Category: server},
 				&cli.StringFlag{Name: "alias", Usage: "`NAME` of the model for clients", DefaultText: "that of its file", EnvVars: []string{"FEDATTN_ALIAS"}, Category: server},
 				&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "a log of the sessions on stderr", DisableDefaultText: true, Category: server},
-				nameFlag(), configFlag(),
+				drainFlag("requests under way", server), nameFlag(), configFlag(),
 			}),
 		Action: func(c *cli.Context) error {
 			err := runServe(c)
@@ -69,7 +69,7 @@ func apiKey(c *cli.Context) (string, error) {
 }
 
 func runServe(c *cli.Context) (err error) {
-	if err := noArguments(c); err != nil {
+	if err := first(noArguments(c), checkDrain(c)); err != nil {
 		return err
 	}
 	party, err := readParty(c)
@@ -104,6 +104,11 @@ func runServe(c *cli.Context) (err error) {
 			_ = web.Close()
 		}
 	}()
+	finishFirst(c, func() {
+		ctx, cancel := context.WithTimeout(c.Context, c.Duration("drain"))
+		defer cancel()
+		_ = web.Shutdown(ctx)
+	})
 	fmt.Fprintf(c.App.Writer, "http://%s\n", listener.Addr())
 
 	engine, err := loadEngine(c)
@@ -127,7 +132,8 @@ func runServe(c *cli.Context) (err error) {
 	server.Ready(b)
 	select {
 	case err := <-failed:
-		if errors.Is(err, http.ErrServerClosed) {
+		if errors.Is(err, http.ErrServerClosed) { // requests under way are being finished
+			<-c.Context.Done()
 			return nil
 		}
 		return err

@@ -261,7 +261,7 @@ func TestAContributorMayStopAtAnyMoment(t *testing.T) {
 					t.Error("nobody is missing")
 				}
 				for _, l := range list {
-					if l.Origin != 1 || l.Code != fedkv.CodeCancelled || !strings.Contains(l.Text, "stopped") && !strings.Contains(l.Text, "shutting down") {
+					if l.Origin != 1 || l.Code != fedkv.CodeCancelled && l.Code != fedkv.CodeStopping || !strings.Contains(l.Text, "stopped") && !strings.Contains(l.Text, "shutting down") {
 						t.Errorf("%v", l)
 					}
 				}

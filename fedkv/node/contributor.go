@@ -32,7 +32,7 @@ const (
 	sessionTimeout = time.Hour
 )
 
-var errShutdown = fedkv.Errorf(fedkv.CodeCancelled, "this device is shutting down")
+var errShutdown = fedkv.Errorf(fedkv.CodeStopping, "this device is shutting down: ask again when it is back")
 
 // Source gives a contributor's segment for a session.
 type Source interface {
@@ -105,6 +105,9 @@ type Contributor struct {
 	mu       sync.Mutex
 	sessions map[fedkv.SessionID]*contribution
 	known    chan struct{} // closed when a session becomes known, then replaced
+	asked    int           // publishers that are served
+	draining bool          // no more are
+	drained  chan struct{} // closed when draining is set and asked is 0
 }
 
 // NewContributor returns a contributor that Serve makes available.
@@ -120,7 +123,7 @@ func NewContributor(cfg ContributorConfig) *Contributor {
 	}
 	return &Contributor{
 		cfg: cfg, turns: newTurns(cfg.Sessions, cfg.Queue, cfg.Memory),
-		sessions: map[fedkv.SessionID]*contribution{}, known: make(chan struct{}),
+		sessions: map[fedkv.SessionID]*contribution{}, known: make(chan struct{}), drained: make(chan struct{}),
 	}
 }
 
@@ -132,7 +135,7 @@ func (c *Contributor) Serve(ctx context.Context) error {
 		link, err := c.cfg.Peers.Accept(ctx)
 		if ctx.Err() != nil {
 			if err == nil {
-				_ = link.Close(fedkv.CodeCancelled, errShutdown.Error())
+				_ = link.Close(fedkv.CodeStopping, errShutdown.Error())
 			}
 			return nil
 		}
@@ -145,6 +148,46 @@ func (c *Contributor) Serve(ctx context.Context) error {
 
 // Load is how many sessions use the engine now, and how many wait for their turn. It may be called from any goroutine.
 func (c *Contributor) Load() (serving, waiting int) { return c.turns.load() }
+
+// Drain refuses new sessions from now on, with CodeStopping, and returns when those that run are over or the context has
+// ended: with how many still run then. Serve goes on, so that publishers that come hear why, until its own context ends.
+func (c *Contributor) Drain(ctx context.Context) (left int) {
+	c.mu.Lock()
+	if !c.draining {
+		c.draining = true
+		c.left(0)
+	}
+	c.mu.Unlock()
+	select {
+	case <-c.drained:
+	case <-ctx.Done():
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.asked
+}
+
+// enter counts a publisher that is served until leave is called, unless no more are.
+func (c *Contributor) enter() (leave func(), err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.draining {
+		return nil, errShutdown
+	}
+	c.asked++
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.left(1)
+	}, nil
+}
+
+// left takes n from those who are served, under the lock.
+func (c *Contributor) left(n int) {
+	if c.asked -= n; c.draining && c.asked == 0 {
+		close(c.drained)
+	}
+}
 
 // welcome finds out what a new link wants.
 func (c *Contributor) welcome(ctx context.Context, link Link) {
@@ -244,6 +287,13 @@ func (c *Contributor) register(id fedkv.SessionID, s *contribution) (forget func
 // serve runs one publisher's session.
 func (c *Contributor) serve(ctx context.Context, link Link, hello fedkv.Hello) {
 	log := c.cfg.Log.With().Str("publisher", link.ID()).Logger()
+	leave, err := c.enter()
+	if err != nil {
+		log.Info().Str("name", hello.Name).Msg("refused while shutting down")
+		refuse(ctx, link, err)
+		return
+	}
+	defer leave()
 	grant, err := c.admit(link.ID(), fedkv.RolePublisher)
 	if err != nil {
 		log.Warn().Err(err).Str("name", hello.Name).Msg("refused")

@@ -74,6 +74,7 @@ type host struct {
 	config node.ContributorConfig
 	watch  func(*nodetest.Watched) // of every link at this end
 	wrap   func(node.Link) node.Link
+	node   *node.Contributor // once it serves
 
 	ctx    context.Context // of Serve
 	stop   context.CancelFunc
@@ -190,10 +191,10 @@ func (h *host) serve(peers node.Peers) {
 		}
 		return w
 	})
-	c := node.NewContributor(h.config)
+	h.node = node.NewContributor(h.config)
 	go func() {
 		defer close(h.served)
-		_ = c.Serve(h.ctx)
+		_ = h.node.Serve(h.ctx)
 	}()
 }
 
