@@ -84,6 +84,7 @@ type Hello struct {
 	Model    Fingerprint `cbor:"4,keyasint"`
 	Types    []Type      `cbor:"5,keyasint"` // base types that it can send and receive, best first; may hold types unknown here
 	Role     Role        `cbor:"6,keyasint"`
+	Canary   Canary      `cbor:"7,keyasint"` // what its engine makes of public tokens
 }
 
 // Welcome accepts a Hello and says the same of the other side. A peer counts only after it.
@@ -95,20 +96,22 @@ type Welcome struct {
 	Types    []Type      `cbor:"5,keyasint"`
 	Role     Role        `cbor:"6,keyasint"`
 	Note     string      `cbor:"7,keyasint"` // a sentence for the user, such as that weights differ; may be empty
+	Canary   Canary      `cbor:"8,keyasint"`
 }
 
 // Hello is the part that both messages share.
 func (m Welcome) Hello() Hello {
-	return Hello{m.Protocol, m.Name, m.Engine, m.Model, m.Types, m.Role}
+	return Hello{m.Protocol, m.Name, m.Engine, m.Model, m.Types, m.Role, m.Canary}
 }
 
 // Welcome answers a Hello: what it says of this side, and a note.
 func (m Hello) Welcome(note string) Welcome {
-	return Welcome{m.Protocol, m.Name, m.Engine, m.Model, m.Types, m.Role, note}
+	return Welcome{m.Protocol, m.Name, m.Engine, m.Model, m.Types, m.Role, note, m.Canary}
 }
 
 // Compatible is nil if two sides may exchange rows, and otherwise one sentence with its code: other protocol,
-// other engine, a model that differs in more than weights, or no row type in common. m is ours, o is theirs.
+// other engine, a model that differs in more than weights, no row type in common, or engines that compute different
+// numbers. m is ours, o is theirs.
 func (m Hello) Compatible(o Hello) error {
 	if m.Protocol != o.Protocol {
 		return Errorf(CodeVersion, "we speak protocol %d and the peer speaks %d: install the same release of fedattn on both devices", m.Protocol, o.Protocol)
@@ -122,7 +125,7 @@ func (m Hello) Compatible(o Hello) error {
 	if len(m.CommonTypes(o)) == 0 {
 		return Errorf(CodeTypes, "the peer offers no row type that we know")
 	}
-	return nil
+	return m.sameNumbers(o)
 }
 
 // CommonTypes lists the base types that both sides offer and this version knows, in m's order.
@@ -279,6 +282,7 @@ func (m Hello) validate() error {
 		m.Model.validate(),
 		checkTypes(m.Types),
 		check(m.Role == RolePublisher || m.Role == RoleContributor, "unknown %v", m.Role),
+		m.Canary.validate(m.Model.Layers),
 	)
 }
 

@@ -33,6 +33,7 @@ var (
 		Model:    sampleFingerprint,
 		Types:    []Type{Q8_0, F16, Q4_0},
 		Role:     RolePublisher,
+		Canary:   sampleCanary,
 	}
 )
 
@@ -298,6 +299,8 @@ func TestInvalidMessagesAreRefusedBothWays(t *testing.T) {
 		"hello with many types":         with("hello", func(m *Hello) { m.Types = ascendingTypes(MaxTypes + 1) }),
 		"hello without a role":          with("hello", func(m *Hello) { m.Role = 0 }),
 		"hello with an unknown role":    with("hello", func(m *Hello) { m.Role = 3 }),
+		"hello with half a canary":      with("hello", func(m *Hello) { m.Canary = m.Canary[:8] }),
+		"hello with a canary of NaN":    with("hello", func(m *Hello) { m.Canary = bytes.Repeat([]byte{0xff}, len(m.Canary)) }),
 		"hello without architecture":    with("hello", func(m *Hello) { m.Model.Architecture = "" }),
 		"hello without layers":          with("hello", func(m *Hello) { m.Model.Layers = 0 }),
 		"hello with many layers":        with("hello", func(m *Hello) { m.Model.Layers = MaxLayers + 1 }),

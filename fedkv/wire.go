@@ -86,8 +86,8 @@ const (
 
 // maxBody is the bytes of the largest body of each message, every field at its limit.
 var maxBody = [...]int{
-	MessageHello:   425,
-	MessageWelcome: 941,
+	MessageHello:   701,
+	MessageWelcome: 1217,
 	MessageRefuse:  521,
 	MessagePlan:    25630,
 	MessageReady:   25,

@@ -109,6 +109,7 @@ func (m *Model) newContext(spec fedkv.CacheSpec,
 	params.n_threads = C.int32_t(m.Threads())
 	params.n_threads_batch = C.int32_t(m.Threads())
 	params.no_perf = true
+	params.rope_freq_base = C.float(m.params.ropeBase)
 	C.shim_abort_install(c.abort, &params)
 
 	if c.ptr, err = create(params); err != nil {

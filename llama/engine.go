@@ -5,6 +5,7 @@ package llama
 import (
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 
 	"fedattn/fedkv"
@@ -17,6 +18,10 @@ type Engine struct {
 	fingerprint fedkv.Fingerprint
 	prefixes    node.Prefixes
 	rotation    atomic.Pointer[error] // what CanShift says of this model, once a cache knows
+
+	evaluated sync.Once // guards the canary
+	canary    fedkv.Canary
+	noCanary  error
 }
 
 var (
@@ -41,6 +46,12 @@ func (e *Engine) Fingerprint() fedkv.Fingerprint { return e.fingerprint }
 
 // Prefixes are those that this engine's caches evaluated.
 func (e *Engine) Prefixes() *node.Prefixes { return &e.prefixes }
+
+// Canary is what the engine makes of public words, see node.Canary. The first call evaluates them.
+func (e *Engine) Canary() (fedkv.Canary, error) {
+	e.evaluated.Do(func() { e.canary, e.noCanary = node.Canary(e) })
+	return e.canary, e.noCanary
+}
 
 // Open allocates one participant's caches.
 func (e *Engine) Open(spec fedkv.CacheSpec) (node.Cache, error) {

@@ -58,6 +58,9 @@ func (*Engine) Shape() fedkv.Shape { return fedkv.Shape{} }
 // Fingerprint is empty.
 func (*Engine) Fingerprint() fedkv.Fingerprint { return fedkv.Fingerprint{} }
 
+// Canary fails with ErrNoEngine.
+func (*Engine) Canary() (fedkv.Canary, error) { return nil, ErrNoEngine }
+
 // Tokenize fails with ErrNoEngine.
 func (*Engine) Tokenize(string) ([]fedkv.Token, error) { return nil, ErrNoEngine }
 

@@ -10,6 +10,8 @@ type ModelParams struct {
 	MLock bool
 	// NoMMap reads the weights into memory instead of mapping the file.
 	NoMMap bool
+
+	ropeBase float32 // instead of the model's, as a build with a mistake would have it; 0: the model's
 }
 
 func (p ModelParams) threads() int {

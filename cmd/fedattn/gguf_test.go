@@ -16,6 +16,7 @@ type ggufFile struct {
 	metadata, directory, data bytes.Buffer
 	keys, tensors             uint64
 	random                    *rand.Rand
+	steps                     float64 // of a weight, to its standard deviation; 0: no rounding
 }
 
 func newGGUF(architecture string) *ggufFile {
@@ -66,7 +67,13 @@ func (g *ggufFile) list(name string, kind uint32, values ...any) {
 func (g *ggufFile) tensor(name string, mean float32, dimensions ...uint64) {
 	// narrow enough for activations to keep their size from layer to layer
 	spread := 1 / math.Sqrt(float64(dimensions[0]))
-	g.values(name, func() float32 { return mean + float32(spread*g.random.NormFloat64()) }, dimensions...)
+	g.values(name, func() float32 {
+		x := spread * g.random.NormFloat64()
+		if g.steps > 0 {
+			x = math.Round(x*g.steps/spread) * spread / g.steps
+		}
+		return mean + float32(x)
+	}, dimensions...)
 }
 
 // values adds a tensor of float32 values, element by element from next.
@@ -138,10 +145,15 @@ const (
 // tinyTransformer is a model of three layers with rows of 32 elements, trained for context tokens. seed chooses the
 // weights.
 func tinyTransformer(template string, seed uint64, context uint32) []byte {
+	return tinyRounded(template, seed, context, 0)
+}
+
+// tinyRounded has weights of so many steps to their standard deviation, as quantisation makes them; 0: as they are.
+func tinyRounded(template string, seed uint64, context uint32, steps float64) []byte {
 	const width, heads, hidden = 64, 2, 96
 	const headSize = width / heads
 	g := newGGUF("llama")
-	g.random = rand.New(rand.NewPCG(seed, 0))
+	g.random, g.steps = rand.New(rand.NewPCG(seed, 0)), steps
 	g.number("llama.context_length", context)
 	g.number("llama.embedding_length", width)
 	g.number("llama.block_count", tinyLayers)

@@ -84,7 +84,8 @@ func sessionMemory(c *cli.Context, engine *llama.Engine) int64 {
 	return max(limit, 1)
 }
 
-// loadEngine loads the model that the flags name.
+// loadEngine loads the model that the flags name, and lets it evaluate the public words by which others tell whether it
+// computes what they do.
 func loadEngine(c *cli.Context) (*llama.Engine, error) {
 	if err := checkModel(c); err != nil {
 		return nil, err
@@ -96,7 +97,15 @@ func loadEngine(c *cli.Context) (*llama.Engine, error) {
 	if err := checkMemory(c, path); err != nil {
 		return nil, err
 	}
-	return loadFile(c, path)
+	engine, err := loadFile(c, path)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := engine.Canary(); err != nil {
+		engine.Close()
+		return nil, fmt.Errorf("%s: %s", filepath.Base(path), engineText(err))
+	}
+	return engine, nil
 }
 
 // locateModel is the file of the model that the flags name; one that is named by its place on a hub is brought.
@@ -205,8 +214,9 @@ func contextSize(c *cli.Context, engine *llama.Engine) (int, error) {
 
 // self is what this device says of itself.
 func self(engine *llama.Engine, name string, role fedkv.Role) fedkv.Hello {
+	canary, _ := engine.Canary() // loadEngine has seen it
 	return fedkv.Hello{
-		Protocol: fedkv.Protocol, Name: name, Engine: llama.Commit(), Model: engine.Fingerprint(),
+		Protocol: fedkv.Protocol, Name: name, Engine: llama.Commit(), Model: engine.Fingerprint(), Canary: canary,
 		Types: []fedkv.Type{fedkv.Q8_0, fedkv.Q4_0, fedkv.F16, fedkv.Q5_1, fedkv.Q4_1, fedkv.NF3}, Role: role,
 	}
 }

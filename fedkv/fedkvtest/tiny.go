@@ -9,6 +9,7 @@ package fedkvtest
 import (
 	"math"
 	"math/rand/v2"
+	"slices"
 
 	"fedattn/fedkv"
 )
@@ -93,6 +94,22 @@ func NewTiny(c Config) *Tiny {
 		}
 	}
 	return t
+}
+
+// Damaged is the model with a mistake at one layer, as a broken kernel or a faulty memory makes it: what its attention
+// says is taken away instead of added. Its configuration is the same.
+func (t *Tiny) Damaged(at int) *Tiny {
+	out := *t
+	out.layers = slices.Clone(t.layers)
+	o := make(matrix, len(t.layers[at].o))
+	for i, row := range t.layers[at].o {
+		o[i] = make([]float64, len(row))
+		for j, w := range row {
+			o[i][j] = -w
+		}
+	}
+	out.layers[at].o = o
+	return &out
 }
 
 // Shape is the size of the model's rows.

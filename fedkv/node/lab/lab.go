@@ -204,7 +204,7 @@ func within(ctx context.Context, e Engine, network Network, self fedkv.Hello, p 
 		var engine node.Engine = e
 		if s.Contributors != nil {
 			engine = s.Contributors
-			hello.Model = engine.Fingerprint()
+			hello.Model, hello.Canary = engine.Fingerprint(), nil
 		}
 		c := node.NewContributor(node.ContributorConfig{
 			Engine: engine, Peers: d.Peers, Self: hello, ID: d.Address.ID, Source: fixed(p.Segments[i]),
