@@ -98,6 +98,17 @@ func coded(cause error, code fedkv.Code, format string, args ...any) error {
 	return &codedError{&fedkv.Error{Code: code, Text: fmt.Sprintf(format, args...)}, cause}
 }
 
+// idleError is the end of a connection with a peer that fell silent.
+type idleError struct {
+	error
+	idle time.Duration
+}
+
+func (e idleError) Unwrap() error { return e.error }
+
+// Silent is how long the peer had given no sign of life.
+func (e idleError) Silent() time.Duration { return e.idle }
+
 // contextError is the error of a call whose context ended.
 func contextError(ctx context.Context, doing string) error {
 	cause := context.Cause(ctx)
@@ -132,7 +143,7 @@ func connectionError(err error, peer ID, idle time.Duration) error {
 			Text:   fedkv.CleanText(application.ErrorMessage),
 		}
 	case errors.As(err, &timeout):
-		return coded(err, fedkv.CodeLost, "peer %s has given no sign of life for %v: it stopped, or its network did", peer.Short(), idle)
+		return idleError{coded(err, fedkv.CodeLost, "peer %s has given no sign of life for %v: it stopped, or its network did", peer.Short(), idle), idle}
 	case errors.As(err, &reset):
 		return coded(err, fedkv.CodeLost, "peer %s was restarted", peer.Short())
 	case errors.As(err, &transport):

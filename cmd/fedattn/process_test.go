@@ -70,10 +70,10 @@ func (w workplace) output(args ...string) []byte {
 }
 
 // node starts one that anybody on this machine may ask, and returns its address.
-func (w workplace) node(name, model, text string) (p *process, address string) {
+func (w workplace) node(name, model, text string, flags ...string) (p *process, address string) {
 	w.t.Helper()
-	p, address, err := start(w.dir, isolated(w.dir), w.path(name+".log"), "node", "--model", model, "--threads", "1",
-		"--doc", w.write(name+".txt", []byte(text)), "--name", name, "--config", name, "--listen", "127.0.0.1:0")
+	p, address, err := start(w.dir, isolated(w.dir), w.path(name+".log"), append([]string{"node", "--model", model, "--threads", "1",
+		"--doc", w.write(name+".txt", []byte(text)), "--name", name, "--config", name, "--listen", "127.0.0.1:0"}, flags...)...)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -502,18 +502,18 @@ func TestLostWithinSession(t *testing.T) {
 		t.Skip("needs a model that is slow")
 	}
 	for _, c := range []struct {
-		signal syscall.Signal
-		code   int
-		why    string
+		signal   syscall.Signal
+		code     int
+		why, how string
 	}{
-		{syscall.SIGTERM, exitOK, `.*stopped`},
-		{syscall.SIGKILL, -1, `peer [A-Z2-7]{7} has given no sign of life for 2s: .*`},
+		{syscall.SIGTERM, exitOK, `.*stopped`, "stopped"},
+		{syscall.SIGKILL, -1, `peer [A-Z2-7]{7} has given no sign of life for 2s: .*`, `timed out after 2\.0 s`},
 	} {
 		t.Run(c.signal.String(), func(t *testing.T) {
 			w := newWorkplace(t)
 			model := modelPath(t)
 			text := strings.Repeat("The spare key of the workshop hangs behind the blue paint bucket. ", 100)
-			p, address := w.node("slow", model, text)
+			p, address := w.node("slow", model, text, "--drain", "0s")
 			b := w.background("ask", "--model", model, "--threads", "1", "--predict", "2", "--record", "wire", "--peer", address, "Where is it?")
 			waitFor(t, func() bool { return recorded(w.path("wire"), tap.Sent, fedkv.Commit{}) })
 
@@ -524,7 +524,7 @@ func TestLostWithinSession(t *testing.T) {
 				t.Errorf("the asker: exit code %d", code)
 			}
 			told := regexp.MustCompile(`^missing: slow, lost [a-z ]+ of layer \d+ [a-z ]+: ` + c.why +
-				`\n0/1 peers, missing: slow \((stopped|lost) in layer \d+\)\n\[ prefill .* \| peers 0/1 \| .*\]\n$`)
+				`\n0/1 peers, missing: slow \(` + c.how + ` in layer \d+\)\n\[ prefill .* \| peers 0/1 \| .*\]\n$`)
 			if got := b.stderr.String(); !told.MatchString(got) {
 				t.Errorf("the asker says %q", got)
 			}

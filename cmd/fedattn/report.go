@@ -59,7 +59,9 @@ type missingJSON struct {
 	Code  string `json:"code"`
 	Phase string `json:"phase"`
 	Layer *int   `json:"layer,omitempty"` // the first that is not whole; before the prefill there is none
-	Text  string `json:"text"`
+	// SilentMS is how long it had given no sign of life; not there if it is missing for another reason.
+	SilentMS float64 `json:"silent_ms,omitempty"`
+	Text     string  `json:"text"`
 }
 
 // reporter tells the user about a session. Contributors that have an address are peers; one more is this device itself.
@@ -175,7 +177,7 @@ func (t reporter) federation(r node.Report) federation {
 			j.Via = append(j.Via, viaJSON{v.Name, v.Bytes})
 		}
 		if m := p.Missing; m != nil {
-			j.Missing = &missingJSON{Code: m.Code.String(), Phase: string(m.Phase), Text: t.why(*m)}
+			j.Missing = &missingJSON{Code: m.Code.String(), Phase: string(m.Phase), SilentMS: p.SilentMS, Text: t.why(*m)}
 			if m.Layer >= 0 {
 				j.Missing.Layer = &m.Layer
 			}
@@ -198,7 +200,7 @@ func (t reporter) afterAnswer(r node.Report, verbose bool) {
 }
 
 // lost says in one line how many peers the answer rests on and who is missing, as in
-// "2/3 peers, missing: garden-pi (timed out in layer 17)"; empty if nobody is.
+// "2/3 peers, missing: garden-pi (timed out after 2.0 s in layer 17)"; empty if nobody is.
 func (t reporter) lost(r node.Report) string {
 	var who []string
 	asked := 0
@@ -215,22 +217,35 @@ func (t reporter) lost(r node.Report) string {
 		if name == "" {
 			name = t.addresses[p.Origin].ID.Short()
 		}
-		why := m.Code.String()
-		switch m.Code {
-		case fedkv.CodeDeadline:
-			why = "timed out"
-		case fedkv.CodeCancelled:
-			why = "stopped"
-		}
-		if m.Layer >= 0 {
-			why += fmt.Sprintf(" in layer %d", m.Layer)
-		}
-		who = append(who, fmt.Sprintf("%s (%s)", name, why))
+		who = append(who, fmt.Sprintf("%s (%s)", name, lostHow(p)))
 	}
 	if len(who) == 0 {
 		return ""
 	}
 	return fmt.Sprintf("%d/%d peers, missing: %s", asked-len(who), asked, strings.Join(who, ", "))
+}
+
+// lostHow says in a few words how a peer was lost, after how long without a sign of life, and in which layer: the first
+// that is not whole.
+func lostHow(p node.PeerReport) string {
+	m := p.Missing
+	how := m.Code.String()
+	switch {
+	case p.SilentMS > 0:
+		how = fmt.Sprintf("timed out after %.1f s", p.SilentMS/1000)
+	case m.Code == fedkv.CodeDeadline:
+		how = "timed out"
+	case m.Code == fedkv.CodeLost && m.Phase == fedkv.PhaseConnect:
+		how = "not reached"
+	case m.Code == fedkv.CodeCancelled:
+		how = "stopped"
+	case m.Code == fedkv.CodeStopping:
+		how = "shutting down"
+	}
+	if m.Layer >= 0 {
+		how += fmt.Sprintf(" in layer %d", m.Layer)
+	}
+	return how
 }
 
 // footer is a line about an answer.

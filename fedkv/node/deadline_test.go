@@ -94,6 +94,9 @@ func TestAStragglerIsGivenUpAtTheDeadline(t *testing.T) {
 					if m := onlyMissing(t, o); m.Origin != victim || m.Code != fedkv.CodeDeadline {
 						t.Errorf("%v", m)
 					}
+					if silent := report.Peers[victim].SilentMS; pace == time.Hour && silent != float64(gatherBy.Milliseconds()) {
+						t.Errorf("it is said to have been silent for %v ms", silent)
+					}
 				})
 			}
 		}

@@ -62,11 +62,13 @@ type exchange struct {
 	staged  staging
 	missing map[int]int // by origin: the first layer whose rows will not come
 	traffic map[int]*traffic
+	silence map[int]time.Duration // by origin: without a sign of life from those who are missing, when they were given up
 }
 
 // traffic is what was seen of one participant.
 type traffic struct {
 	first, last time.Time // arrival of its first and last block
+	heard       time.Time // when its last message or block came, or its link
 	done        fedkv.Done
 }
 
@@ -74,6 +76,7 @@ func newExchange(parent context.Context, shape fedkv.Shape, log zerolog.Logger) 
 	x := &exchange{
 		shape: shape, log: log, start: time.Now(), changed: make(chan struct{}),
 		links: map[int]*outbox{}, staged: staging{}, missing: map[int]int{}, traffic: map[int]*traffic{},
+		silence: map[int]time.Duration{},
 	}
 	x.ctx, x.stop = context.WithCancel(context.WithoutCancel(parent))
 	x.live, x.end = context.WithCancelCause(parent)
@@ -196,6 +199,7 @@ func (x *exchange) attachLocked(origin int, link Link, blocks bool) {
 		x.links[origin] = out
 	}
 	out.open(link)
+	x.trafficOf(origin).heard = time.Now()
 	x.tasks.start(func() { out.run(x.ctx, func(err error) { x.lost(origin, err) }) })
 	x.tasks.start(func() { x.receiveMessages(origin, link) })
 	if blocks {
@@ -266,6 +270,7 @@ func (x *exchange) stage(from, origin int, h fedkv.BlockHeader, rows Rows) bool 
 	if t.last = time.Now(); t.first.IsZero() {
 		t.first = t.last
 	}
+	t.heard = t.last
 	if err := x.stepLocked(fedkv.BlockIn{From: from, Header: h}); err != nil {
 		x.staged.drop(h) // its sender went missing meanwhile
 	}
@@ -276,7 +281,7 @@ func (x *exchange) stage(from, origin int, h fedkv.BlockHeader, rows Rows) bool 
 // and not worth a warning.
 func refusal(log zerolog.Logger, why error) *zerolog.Event {
 	switch fedkv.CodeOf(why) {
-	case 0, fedkv.CodeLost, fedkv.CodeSession, fedkv.CodeCancelled:
+	case 0, fedkv.CodeLost, fedkv.CodeSession, fedkv.CodeCancelled, fedkv.CodeStopping:
 		return log.Debug()
 	}
 	return log.Warn()
@@ -306,10 +311,12 @@ func (x *exchange) trafficOf(origin int) *traffic {
 
 // observe keeps what a message tells about a participant that the machine has no use for.
 func (x *exchange) observe(origin int, m fedkv.Message) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	t := x.trafficOf(origin)
+	t.heard = time.Now()
 	if done, ok := m.(fedkv.Done); ok {
-		x.mu.Lock()
-		x.trafficOf(origin).done = done
-		x.mu.Unlock()
+		t.done = done
 	}
 }
 
@@ -327,7 +334,11 @@ func (x *exchange) lost(origin int, err error) {
 		// who has sent all its rows has no failure to report, but its owner may want to know what became of them
 		refusal(x.log, err).Err(err).Msg("the publisher is gone")
 	}
+	var silent interface{ Silent() time.Duration }
 	x.mu.Lock()
+	if _, known := x.missing[origin]; !known && errors.As(err, &silent) {
+		x.silence[origin] = silent.Silent()
+	}
 	_ = x.stepLocked(fedkv.PeerDown{Origin: origin, Code: code, Text: text})
 	out := x.links[origin]
 	x.mu.Unlock()
@@ -379,13 +390,16 @@ func receive(ctx context.Context, link Link) (fedkv.Message, error) {
 func (x *exchange) gone(list []fedkv.Missing, regime fedkv.Regime) {
 	for _, m := range list {
 		x.missing[m.Origin] = m.Layer
+		if t := x.traffic[m.Origin]; t != nil && m.Code == fedkv.CodeDeadline && x.silence[m.Origin] == 0 {
+			x.silence[m.Origin] = time.Since(t.heard)
+		}
 		from := m.Layer
 		if regime == fedkv.Gather {
 			from = 0
 		}
 		x.staged.dropFrom(m.Origin, from)
 		event := x.log.Warn()
-		if m.Code == fedkv.CodeCancelled { // what a person wanted is no failure
+		if m.Code == fedkv.CodeCancelled || m.Code == fedkv.CodeStopping { // what a person wanted is no failure
 			event = x.log.Info()
 		}
 		event.Str("peer", m.Name).Str("phase", string(m.Phase)).Int("layer", m.Layer).Msg(m.Text)

@@ -220,6 +220,7 @@ func (g *gathering) peers() []PeerReport {
 			if missing[i].Origin == origin {
 				p.Missing = &missing[i]
 				p.Name = missing[i].Name
+				p.SilentMS = milliseconds(g.x.silence[origin])
 			}
 		}
 		list = append(list, p)

@@ -43,6 +43,9 @@ type PeerReport struct {
 	TransferMS float64        // from its first block's arrival to its last's
 	Via        []Via          // later contributors that its rows reached through this device (lockstep)
 	Missing    *fedkv.Missing // nil: it contributed
+	// SilentMS is how long one that is missing had given no sign of life: no packet, of one whose link fell silent, or no
+	// message and no row, of one that was late. 0 of those who are missing for another reason.
+	SilentMS float64
 }
 
 // Via is a contributor that another one's rows reached through the publisher.
