@@ -128,6 +128,9 @@ func runServe(c *cli.Context) (err error) {
 	if b.name == "" {
 		b.name = modelName(c)
 	}
+	if b.dir, err = configDir(c); err != nil {
+		return err
+	}
 	defer func() { err = errors.Join(err, b.close()) }()
 	server.Ready(b)
 	select {
@@ -160,6 +163,7 @@ type backend struct {
 	context  context.Context
 	told     reporter
 	name     string
+	dir      string // of receipts
 	system   string // where a request has none
 
 	one  chan struct{} // held by the request that runs

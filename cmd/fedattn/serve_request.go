@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 	"fedattn/cmd/fedattn/assistant"
 	"fedattn/fedkv"
 	"fedattn/fedkv/node"
+	"fedattn/fedkv/receipt"
 	"fedattn/llama"
 )
 
@@ -75,7 +77,20 @@ type overviewJSON struct {
 	Busy      bool           `json:"busy"`
 	Peers     []overviewPeer `json:"peers"`
 	Documents []overviewDoc  `json:"documents"`
+	Receipts  []receiptLine  `json:"receipts"` // the latest of this device's node, newest first
 }
+
+type receiptLine struct {
+	Time      time.Time `json:"time"`
+	Name      string    `json:"name"`
+	Documents []string  `json:"documents"`
+	Bytes     int64     `json:"bytes"`
+	Outcome   string    `json:"outcome"`
+	Error     string    `json:"error,omitempty"`
+}
+
+// shownReceipts is how many receipts the page shows.
+const shownReceipts = 10
 
 type overviewPeer struct {
 	peerJSON
@@ -85,6 +100,7 @@ type overviewPeer struct {
 type overviewDoc struct {
 	Name   string `json:"name"`
 	Tokens int    `json:"tokens"`
+	Policy string `json:"policy"`
 }
 
 // Overview implements api.Backend.
@@ -92,7 +108,7 @@ func (b *backend) Overview() any {
 	b.mu.Lock()
 	last := b.overview
 	b.mu.Unlock()
-	o := overviewJSON{Model: b.name, Busy: len(b.one) > 0, Peers: []overviewPeer{}, Documents: []overviewDoc{}}
+	o := overviewJSON{Model: b.name, Busy: len(b.one) > 0, Peers: []overviewPeer{}, Documents: []overviewDoc{}, Receipts: b.receipts()}
 	for i, a := range b.party.addresses {
 		p := overviewPeer{peerJSON{Name: a.Name, ID: string(a.ID)}, "not asked yet"}
 		if p.Name == "" {
@@ -105,11 +121,25 @@ func (b *backend) Overview() any {
 		o.Peers = append(o.Peers, p)
 	}
 	for i, d := range b.party.docs {
-		doc := overviewDoc{Name: d.Name}
+		doc := overviewDoc{Name: d.Name, Policy: "for this device's answers only"}
 		if at := len(b.party.addresses) + i; last != nil && at < len(last.Peers) {
 			doc.Tokens = last.Peers[at].Tokens
 		}
 		o.Documents = append(o.Documents, doc)
 	}
 	return o
+}
+
+// receipts are the latest of what this device's node gave away. What is wrong with the file, fedattn receipts tells.
+func (b *backend) receipts() []receiptLine {
+	list := []receiptLine{}
+	_ = receipt.Read(b.dir, nil, func(e receipt.Entry) error {
+		if e.Err == nil {
+			list = append(list, receiptLine{e.Time, e.Name, e.Documents, e.Bytes, e.Outcome, e.Error})
+			list = list[max(0, len(list)-shownReceipts):]
+		}
+		return nil
+	})
+	slices.Reverse(list)
+	return list
 }

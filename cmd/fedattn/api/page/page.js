@@ -50,6 +50,16 @@ function showPeers(peers) {
   at("peers").replaceChildren(...rows);
 }
 
+function showReceipts(receipts) {
+  at("given").hidden = receipts.length === 0;
+  at("receipts").replaceChildren(...receipts.map((r) => {
+    const row = element("tr");
+    const what = r.outcome === "sent" ? bytes(r.bytes) : r.outcome + (r.error ? ": " + r.error : "");
+    row.append(element("td", new Date(r.time).toLocaleString()), element("td", r.name), element("td", r.documents.join(", ")), element("td", what));
+    return row;
+  }));
+}
+
 function showFacts(federation, timings) {
   const facts = [];
   const add = (name, text) => facts.push(element("dt", name), element("dd", text));
@@ -66,7 +76,8 @@ async function overview() {
     at("state").textContent = o.model + (o.busy ? ", answering" : ", ready");
     showPeers(o.peers);
     at("documents").replaceChildren(...(o.documents.length ? o.documents : [{ name: "none", tokens: 0 }])
-      .map((d) => element("li", d.name + (d.tokens ? ": " + d.tokens + " tokens" : ""))));
+      .map((d) => element("li", d.name + (d.tokens ? ": " + d.tokens + " tokens" : "") + (d.policy ? ", " + d.policy : ""))));
+    showReceipts(o.receipts);
     at("login").hidden = true;
   } catch (e) {
     at("state").textContent = e.message;
