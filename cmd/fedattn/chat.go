@@ -15,6 +15,7 @@ import (
 	"fedattn/cmd/fedattn/assistant"
 	"fedattn/cmd/fedattn/chat"
 	"fedattn/fedkv"
+	"fedattn/fedkv/node"
 	"fedattn/llama"
 )
 
@@ -154,6 +155,9 @@ func assistantConfig(c *cli.Context, party party, engine *llama.Engine, wire *wi
 	contacts, hangUp, err := network(c, party, x, wire)
 	if err != nil {
 		return cfg, nil, err
+	}
+	for i := range contacts {
+		contacts[i].Held = &node.Held{} // a conversation that begins anew need not dial
 	}
 	name := deviceName(c)
 	return assistant.Config{

@@ -284,30 +284,50 @@ func (c *Contributor) register(id fedkv.SessionID, s *contribution) (forget func
 	}, nil
 }
 
-// serve runs one publisher's session.
+// serve runs a publisher's sessions, one after the other over its link.
 func (c *Contributor) serve(ctx context.Context, link Link, hello fedkv.Hello) {
+	first, greeted := fedkv.Message(hello), false
+	for c.session(ctx, link, hello.Name, first, greeted) {
+		waiting, cancel := context.WithTimeout(ctx, heldFor)
+		m, err := receive(waiting, link)
+		cancel()
+		switch {
+		case ctx.Err() != nil:
+			_ = link.Close(fedkv.CodeStopping, errShutdown.Error())
+			return
+		case err != nil: // nothing more is asked
+			_ = link.Close(0, errOver.Error())
+			return
+		}
+		first, greeted = m, true
+	}
+}
+
+// session runs one of them, which begins with a message, and says whether another one may follow. The owner is asked about
+// each.
+func (c *Contributor) session(ctx context.Context, link Link, asker string, first fedkv.Message, greeted bool) (more bool) {
 	log := c.cfg.Log.With().Str("publisher", link.ID()).Logger()
 	leave, err := c.enter()
 	if err != nil {
-		log.Info().Str("name", hello.Name).Msg("refused while shutting down")
+		log.Info().Str("name", asker).Msg("refused while shutting down")
 		refuse(ctx, link, err)
-		return
+		return false
 	}
 	defer leave()
 	grant, err := c.admit(link.ID(), fedkv.RolePublisher)
 	if err != nil {
-		log.Warn().Err(err).Str("name", hello.Name).Msg("refused")
+		log.Warn().Err(err).Str("name", asker).Msg("refused")
 		refuse(ctx, link, err)
-		return
+		return false
 	}
-	s, err := newContribution(ctx, c, link, grant, log)
+	s, err := newContribution(ctx, c, link, grant, greeted, log)
 	if err != nil {
 		refuse(ctx, link, err)
-		return
+		return false
 	}
-	s.asker = hello.Name
-	s.run(hello)
-	s.close()
+	s.asker = asker
+	s.run(first)
+	more = s.close()
 
 	done := s.report()
 	event := log.Info()
@@ -320,11 +340,12 @@ func (c *Contributor) serve(ctx context.Context, link Link, hello fedkv.Hello) {
 	if len(done.Via) > 0 {
 		event = event.Strs("via_publisher", done.Via)
 	}
-	event.Err(done.Err).Str("name", hello.Name).Stringer("session", done.Session).Int("tokens", done.Tokens).
+	event.Err(done.Err).Str("name", asker).Stringer("session", done.Session).Int("tokens", done.Tokens).
 		Int("layers", done.Layers).Stringer("wire", done.Wire).Int64("bytes", done.Bytes).Bool("kept", done.Kept).Msg("session over")
 	if c.cfg.OnSession != nil {
 		c.cfg.OnSession(done)
 	}
+	return more
 }
 
 // contribution is one session at a contributor.
@@ -381,12 +402,12 @@ func vocabulary(e Engine) int {
 	return 0
 }
 
-func newContribution(ctx context.Context, host *Contributor, link Link, grant Grant, log zerolog.Logger) (*contribution, error) {
+func newContribution(ctx context.Context, host *Contributor, link Link, grant Grant, greeted bool, log zerolog.Logger) (*contribution, error) {
 	cfg := &host.cfg
 	machine, err := fedkv.NewContributor(fedkv.ContributorConfig{
 		Self: cfg.Self, ID: cfg.ID, Shape: cfg.Engine.Shape(), MaxTokens: least(cfg.MaxTokens, grant.MaxTokens),
 		MaxContext: cfg.MaxContext, MinLayer: max(cfg.MinLayer, grant.MinLayer), HomeOnly: cfg.HomeOnly || grant.Home,
-		MaxTime: sessionTimeout, Vocabulary: vocabulary(cfg.Engine),
+		MaxTime: sessionTimeout, Vocabulary: vocabulary(cfg.Engine), Greeted: greeted,
 	})
 	if err != nil {
 		return nil, err
@@ -433,12 +454,13 @@ func (s *contribution) drain() {
 	}
 }
 
-// run goes through one session, from Hello to the publisher's Done.
-func (s *contribution) run(hello fedkv.Hello) {
+// run goes through one session, from Hello, or from the plan over a link that had a session before, to the publisher's
+// Done.
+func (s *contribution) run(first fedkv.Message) {
 	s.x.run()
 	s.x.attach(fedkv.PublisherLink, s.link, false)
 	s.senders[fedkv.PublisherLink] = s.newSender(fedkv.PublisherLink, s.link)
-	_ = s.x.step(fedkv.Received{From: fedkv.PublisherLink, Message: hello})
+	_ = s.x.step(fedkv.Received{From: fedkv.PublisherLink, Message: first})
 	if err := s.contribute(); err != nil {
 		s.x.stopped("the contributor", err)
 	}
@@ -932,14 +954,23 @@ func (s *contribution) report() Contribution {
 	return done
 }
 
-// close ends the session's tasks and links.
-func (s *contribution) close() {
+// close ends the session's tasks and links. The publisher's stays, and more is true, if the publisher ended the session as
+// it should: then nothing of it is on its way any more, and the next plan may come.
+func (s *contribution) close() (more bool) {
 	s.x.flush(flushTimeout)
 	s.x.close()
 	s.x.mu.Lock()
-	links := append(s.direct, s.link)
+	links := s.direct
+	if s.plan != nil && s.x.failed == nil {
+		done := s.x.trafficOf(fedkv.PublisherLink).done
+		more = done.Session == s.plan.Session && s.plan.Home == 0 && s.plan.Schedules.Regime() == fedkv.Gather
+	}
 	s.x.mu.Unlock()
+	if !more {
+		links = append(links, s.link)
+	}
 	for _, link := range links {
 		s.x.leave(link)
 	}
+	return more
 }

@@ -217,6 +217,9 @@ func (x *exchange) receiveMessages(origin int, link Link) {
 		}
 		x.observe(origin, m)
 		err = x.step(fedkv.Received{From: origin, Message: m})
+		if origin == fedkv.PublisherLink && x.live.Err() != nil {
+			return // the next message may be of another session
+		}
 		if refusals = x.refused(origin, link, "message", refusals, err); refusals == maxRefusals {
 			return
 		}

@@ -49,7 +49,9 @@ type gathering struct {
 	// under the exchange's lock
 	links              []Link           // by origin, nil until it is dialled
 	relays             map[int]*relayer // by the contributor that they pass blocks on to
-	names              []string         // by origin: what the owner calls it, or what it calls itself
+	welcomes           []fedkv.Welcome
+	parted             bool     // links are held, or closed
+	names              []string // by origin: what the owner calls it, or what it calls itself
 	notes              []string
 	told               map[int]toldPlace // by origin
 	committed, settled *fedkv.Layout
@@ -59,7 +61,7 @@ type gathering struct {
 // gather starts the machine and dials everybody at once. Of so many positions at most, own are the publisher's after all
 // segments. The session ends with the context, or by end.
 func gather(ctx context.Context, t *terms, contacts []Contact, own, positions int) (*gathering, error) {
-	g := &gathering{terms: t, contacts: contacts, started: time.Now(), links: make([]Link, len(contacts))}
+	g := &gathering{terms: t, contacts: contacts, started: time.Now(), links: make([]Link, len(contacts)), welcomes: make([]fedkv.Welcome, len(contacts))}
 	if _, err := rand.Read(g.id[:]); err != nil {
 		return nil, err
 	}
@@ -110,30 +112,36 @@ func (g *gathering) drain() {
 	}
 }
 
-// connect dials a contributor, greets it and hands the link to the machine.
+// connect dials a contributor and greets it, unless its link was held, and hands the link to the machine.
 func (g *gathering) connect(origin int, contact Contact) {
 	ctx, cancel := context.WithTimeout(g.x.ctx, g.terms.SetupBy)
 	defer cancel()
-	link, err := contact.Dial(ctx)
-	if err != nil {
-		g.x.lost(origin, err)
-		return
+	link, welcome, held := contact.Held.take(ctx)
+	if !held {
+		var err error
+		if link, err = contact.Dial(ctx); err != nil {
+			g.x.lost(origin, err)
+			return
+		}
 	}
 	g.x.mu.Lock()
 	g.links[origin] = link
 	g.x.mu.Unlock()
-	welcome, err := g.x.greet(ctx, link, g.terms.Self)
-	if err != nil {
-		g.x.lost(origin, err)
-		return
+	if !held {
+		var err error
+		if welcome, err = g.x.greet(ctx, link, g.terms.Self); err != nil {
+			g.x.lost(origin, err)
+			return
+		}
 	}
 	g.x.mu.Lock()
+	g.welcomes[origin] = welcome
 	if g.names[origin] == "" {
 		g.names[origin] = welcome.Name
 	}
 	g.x.mu.Unlock()
 	g.x.attach(origin, link, true)
-	err = g.x.step(fedkv.PeerUp{Origin: origin, Welcome: welcome, ID: link.ID(), Addr: link.Addr()})
+	err := g.x.step(fedkv.PeerUp{Origin: origin, Welcome: welcome, ID: link.ID(), Addr: link.Addr()})
 	if err != nil && g.x.live.Err() == nil {
 		g.x.log.Warn().Str("peer", welcome.Name).Err(err).Msg("contributor left out")
 	}
@@ -236,11 +244,23 @@ func (g *gathering) end() {
 	g.x.flush(flushTimeout)
 	g.x.close()
 	g.x.mu.Lock()
-	links := slices.Clone(g.links)
+	links, parted := slices.Clone(g.links), g.parted
+	whole := g.x.failed == nil && g.settled != nil && g.terms.Schedules.Regime() == fedkv.Gather
+	missing := g.machine.Missing()
+	g.parted = true
 	g.x.mu.Unlock()
-	for _, link := range links {
-		if link != nil {
-			g.x.leave(link)
+	if parted { // links that are held may be in use again
+		return
+	}
+	for origin, link := range links {
+		if link == nil {
+			continue
 		}
+		contact := g.contacts[origin]
+		gone := slices.ContainsFunc(missing, func(m fedkv.Missing) bool { return m.Origin == origin })
+		if whole && !gone && !contact.Home && contact.Held.put(link, g.welcomes[origin]) {
+			continue
+		}
+		g.x.leave(link)
 	}
 }

@@ -17,7 +17,8 @@ const microBatch = 512
 type Contact struct {
 	Name string // what the owner calls it
 	Dial func(ctx context.Context) (Link, error)
-	Home bool // its rows stay there: it answers queries
+	Home bool  // its rows stay there: it answers queries
+	Held *Held // keeps the link for the sessions to come; nil: each one dials
 }
 
 // Question is one session as its publisher wants it.
