@@ -57,6 +57,10 @@ const (
 	// queuedMessages bounds the control messages of one peer that wait in either direction.
 	queuedMessages = 16
 
+	// RoamingGap bounds for how long after the last packet that the kernel took further ones may be refused for want of a
+	// network before that ends connections: as long as the longest of them live without a sign of life.
+	RoamingGap = 5 * time.Second
+
 	// eventRate bounds the events per second that strangers can cause.
 	eventRate = 5
 )

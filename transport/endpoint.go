@@ -112,6 +112,9 @@ func openSocket(address string) (net.PacketConn, error) {
 	if err != nil {
 		return nil, listenError(err, address)
 	}
+	if udp, ok := socket.(*net.UDPConn); ok {
+		return &roamingSocket{UDPConn: udp}, nil
+	}
 	return socket, nil
 }
 

@@ -12,7 +12,7 @@ import (
 // smallBuffers returns a sentence for the user if the kernel grants the socket less buffer than a fast
 // network needs. quic-go has already asked for all it can get.
 func smallBuffers(socket net.PacketConn) string {
-	udp, ok := socket.(*net.UDPConn)
+	udp, ok := socket.(syscall.Conn)
 	if !ok {
 		return ""
 	}
