@@ -7,6 +7,7 @@
 #            CROSSCHECK_TEXT=FILE  what make crosscheck evaluates, at least 256 tokens (a text of the tests)
 #            TESTFLAGS='-run X'    further arguments for go test
 #            N=N                   sessions of make soak (200)
+#            NETWORK_RUNS=N        questions of each kind on each bad network in make test-faults (0: a few kinds, once)
 #            PAIRS=N               pairs of make bench-warm (3)
 #            BENCHFLAGS='-runs N'  further arguments for make bench-engine
 #            IMAGE=X               the tag of make image (fedattn)
@@ -74,12 +75,18 @@ test: lib models patch-check test-archs ## Go, cgo and real-model tests, then th
 
 FAULT_RUNS ?= 1
 FAULT_SEED ?= 1
+NETWORK_RUNS ?= 0
 
 .PHONY: test-faults
-test-faults: lib ## real processes die and stop at named points of a session, and plans of random losses
-	@FEDATTN_FAULT_RUNS=$(FAULT_RUNS) FEDATTN_FAULT_SEED=$(FAULT_SEED) go test -tags faults -timeout 0 -count 1 -v \
-		-run '^(TestFaults|TestPublisherDies|TestRemovedInMidSession)$$' ./cmd/fedattn | grep -E '^(---|    ---|ok|FAIL|.*T7:)|INVALID|faults_test'
+test-faults: lib ## real processes die and stop at named points of a session, on bad networks, and plans of random losses
+	@FEDATTN_FAULT_RUNS=$(FAULT_RUNS) FEDATTN_FAULT_SEED=$(FAULT_SEED) FEDATTN_NETWORK_RUNS=$(NETWORK_RUNS) go test -tags faults -timeout 0 -count 1 -v \
+		-run '^(TestFaults|TestPublisherDies|TestRemovedInMidSession|TestBadNetworks)$$' ./cmd/fedattn | \
+		grep -E '^(---|    ---|ok|FAIL|.*T[67]:)|INVALID|(faults|network)_test'
 	@go test -count 1 -run 'TestWhateverHappensTheAnswerIsTheOracles' ./fedkv/node
+
+.PHONY: test-netns
+test-netns: lib ## contributors behind NATs of their own, an asker that changes its address: network namespaces, no root
+	@FEDATTN_NETNS=1 go test -count 1 -v -run '^(TestNetworkNamespaces|TestTheAskersAddressChanges)$$' ./cmd/fedattn
 
 .PHONY: test-mutants
 test-mutants: ## plant one bug after another: each has to fail the test that is named with it
@@ -87,7 +94,7 @@ test-mutants: ## plant one bug after another: each has to fail the test that is 
 
 .PHONY: test-release
 test-release: ## the faults as often as before a release; hours
-	@$(MAKE) test-faults FAULT_RUNS=25
+	@$(MAKE) test-faults FAULT_RUNS=25 NETWORK_RUNS=50
 
 CROSSCHECK_TEXT ?= cmd/fedattn/testdata/verify.txt
 crosscheck = PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=.ci/tools/crosscheck python3 fedkv/testdata/crosscheck/crosscheck.py
@@ -127,6 +134,11 @@ leak-check: deps ## what the C side allocates is freed: LeakSanitizer, and it fi
 .PHONY: bench-warm
 bench-warm: lib model ## a second question on three documents of 512 tokens against a first one, PAIRS=3 times
 	@FEDATTN_WARM=$(PAIRS) FEDATTN_TEST_MODEL=$(abspath $(MODEL)) go test -count 1 -timeout 1h -run '^TestWarm$$' -v ./cmd/fedattn
+
+WIRE_PAIRS ?= 20
+.PHONY: bench-wire
+bench-wire: ## blocks over QUIC on loopback against bare quic-go streams, in pairs
+	@FEDATTN_WIRE_PAIRS=$(WIRE_PAIRS) FEDATTN_WIRE_RATIO=0.9 go test -count 1 -timeout 1h -v -run '^TestWireThroughput$$' ./transport
 
 .PHONY: bench-engine
 bench-engine: lib model ## the engine against llama-bench in pairs, and the rates of rows; BENCHFLAGS='-runs 3'
