@@ -317,10 +317,13 @@ func (x *exchange) observe(origin int, m fedkv.Message) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	t := x.trafficOf(origin)
-	t.heard = time.Now()
-	if done, ok := m.(fedkv.Done); ok {
-		t.done = done
+	switch m := m.(type) {
+	case fedkv.Abort: // that it gives up is the end of the wait, whoever is first to say so
+		return
+	case fedkv.Done:
+		t.done = m
 	}
+	t.heard = time.Now()
 }
 
 // lost reports that a participant is out of reach, and ends its link, since nothing more is taken from it. The end of
