@@ -2,6 +2,7 @@ package fedkvtest
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -26,7 +27,18 @@ type Federation struct {
 	Choose func(n int) int
 	// Dies says after how many of its blocks a contributor dies; what it has on its way is lost with it.
 	Dies map[int]int
+	// Loses says whether what is to arrive is lost instead, and sent again: it may arrive at a later step. Nil is never.
+	Loses func() bool
+	// Repeats says whether a block that arrived arrives once more, which its receiver has to refuse. Nil is never.
+	Repeats func() bool
+	// Partitions cut contributors off for some steps. Deadlines pass when nothing else can happen, cut off or not.
+	Partitions []Partition
+	// Trace is told what happens, step by step; nil is nobody. Equal choices give equal traces.
+	Trace func(line string)
 }
+
+// Partition cuts a contributor's links, in both directions, in the steps [From, To).
+type Partition struct{ Contributor, From, To int }
 
 // Transfer is a block that arrived. To is the number of participants-1 for the publisher.
 type Transfer struct {
@@ -44,6 +56,7 @@ type Result struct {
 	Transfers          []Transfer
 	Hidden             []Hidden
 	Attended           []int       // by contributor: layers that it evaluated in full
+	Lost, Repeated     int         // deliveries that failed, and blocks that were refused because they had come
 	Logits             [][]float64 // of the publisher's tokens, [tokens][vocabulary]
 
 	publisher *station
@@ -197,6 +210,7 @@ type run struct {
 	settled   *fedkv.Layout
 	missing   map[int]bool
 	died      bool // somebody, since the last drain
+	step      int
 	failed    error
 	result    Result
 	err       error // a machine refused what honest participants do
@@ -242,6 +256,9 @@ func (f Federation) Run() (*Result, error) {
 	for {
 		steps := r.steps()
 		if len(steps) == 0 {
+			if r.heal() {
+				continue
+			}
 			if !r.tick() {
 				break
 			}
@@ -251,6 +268,8 @@ func (f Federation) Run() (*Result, error) {
 		if f.Choose != nil {
 			choice = f.Choose(len(steps))
 		}
+		r.step++
+		r.trace("step %d: %d of %d", r.step, choice, len(steps))
 		steps[choice]()
 		r.drain()
 	}
@@ -278,6 +297,35 @@ func (f Federation) Run() (*Result, error) {
 	return &r.result, nil
 }
 
+func (r *run) trace(format string, args ...any) {
+	if r.Trace != nil {
+		r.Trace(fmt.Sprintf(format, args...))
+	}
+}
+
+// cut reports whether a partition holds up what goes from one participant to another.
+func (r *run) cut(from, to int) bool {
+	return slices.ContainsFunc(r.Partitions, func(p Partition) bool {
+		return (p.Contributor == from || p.Contributor == to) && p.From <= r.step && r.step < p.To
+	})
+}
+
+// heal lets time pass until the next partition ends, if one holds anything up.
+func (r *run) heal() bool {
+	if r.failed != nil || r.err != nil || !slices.ContainsFunc(r.transit, func(p parcel) bool { return r.cut(p.from, p.to) }) {
+		return false
+	}
+	next := math.MaxInt
+	for _, p := range r.Partitions {
+		if p.To > r.step {
+			next = min(next, p.To)
+		}
+	}
+	r.step = next
+	r.trace("the next partition ends")
+	return true
+}
+
 func errorOf(errs ...error) error {
 	for _, err := range errs {
 		if err != nil {
@@ -301,6 +349,9 @@ func (r *run) steps() (steps []func()) {
 	busy := map[[2]int]bool{}
 	for i, p := range r.transit {
 		link := [2]int{p.from, p.to}
+		if r.cut(p.from, p.to) {
+			continue
+		}
 		if p.message == nil && p.to >= 0 && !r.members[p.to].joined[p.from] && !r.members[p.to].dead {
 			continue // blocks of a direct link are not read before it is admitted
 		}
@@ -454,6 +505,12 @@ func (r *run) remote(staged shelf, layer int, l fedkv.Layout, origin int, missin
 
 func (r *run) deliver(i int) {
 	p := r.transit[i]
+	if r.Loses != nil && r.Loses() {
+		r.result.Lost++
+		r.trace("lost %d to %d", p.from, p.to)
+		return
+	}
+	r.trace("%d to %d: %T %+v", p.from, p.to, p.message, p.header)
 	r.transit = slices.Delete(r.transit, i, i+1)
 	if p.to >= 0 && r.members[p.to].dead {
 		if p.from >= 0 {
@@ -478,6 +535,12 @@ func (r *run) deliver(i int) {
 		}
 	} else {
 		r.check(to.Step(fedkv.BlockIn{From: p.from, Header: p.header}))
+		if r.Repeats != nil && r.Repeats() {
+			r.result.Repeated++
+			if err := to.Step(fedkv.BlockOffered{From: p.from, Header: p.header}); err == nil {
+				r.check(fmt.Errorf("a block that had come is taken again: %+v", p.header))
+			}
+		}
 		staged.put(p, len(r.Segments[p.from]))
 		r.result.Transfers = append(r.result.Transfers, Transfer{p.from, number, p.header.Layer, p.header.Length, p.kept})
 	}
@@ -508,6 +571,7 @@ func (r *run) tick() bool {
 	if !some || r.failed != nil || r.err != nil {
 		return false
 	}
+	r.trace("%v have passed", next)
 	r.check(r.pub.Step(fedkv.Tick{Now: next}))
 	for _, m := range r.members {
 		r.check(m.machine.Step(fedkv.Tick{Now: next}))
