@@ -357,6 +357,7 @@ type battlefield struct {
 	publisher *Endpoint
 	honest    *Endpoint
 	want      [][]float32
+	gather    time.Duration // for the rows
 
 	raiderID Identity
 	raiders  *quic.Listener
@@ -364,7 +365,7 @@ type battlefield struct {
 }
 
 func newBattlefield(t *testing.T) *battlefield {
-	b := &battlefield{t: t, engine: nodetest.NewEngine(), raiderID: newIdentity(t)}
+	b := &battlefield{t: t, engine: nodetest.NewEngine(), raiderID: newIdentity(t), gather: 10 * time.Second}
 	b.publisher, b.honest = listenLoopback(t, Config{}), listenLoopback(t, Config{})
 	c := node.NewContributor(node.ContributorConfig{
 		Engine: b.engine, Peers: linked{b.honest}, Self: b.engine.Hello("honest", fedkv.RoleContributor), ID: string(b.honest.ID()),
@@ -409,7 +410,7 @@ func (b *battlefield) ask(withRaider bool) ([][]float32, node.Report, error) {
 	q := node.Question{
 		Engine: b.engine, Self: b.engine.Hello("publisher", fedkv.RolePublisher), ID: string(b.publisher.ID()), Prefix: []fedkv.Token{3, 1},
 		Own: own, Schedules: schedules, Wire: fedkv.Uniform(fedkv.WireTypes{K: fedkv.F16, V: fedkv.F16}, b.engine.Model.Layers),
-		Positions: fedkv.Canonical, MaxContext: 1000, Outputs: len(own), SetupBy: 5 * time.Second, GatherBy: 10 * time.Second, Log: zerolog.Nop(),
+		Positions: fedkv.Canonical, MaxContext: 1000, Outputs: len(own), SetupBy: min(5*time.Second, b.gather/2), GatherBy: b.gather, Log: zerolog.Nop(),
 	}
 	contact := func(name string, to node.Address) {
 		q.Contacts = append(q.Contacts, node.Contact{Name: name, Dial: func(ctx context.Context) (node.Link, error) {
@@ -701,4 +702,49 @@ func TestPlausibleRowsAreNotCaught(t *testing.T) {
 			}
 		}
 	}
+}
+
+// One byte a second is a sign of life, and no answer waits for it beyond its deadline. FEDATTN_T8_N is how often.
+func TestATrickleIsGivenUp(t *testing.T) {
+	trials := fedkvtest.NewTrials(t, "T8", 1)
+	b := newBattlefield(t)
+	b.gather = 1500 * time.Millisecond
+	trickle := attack{name: "a byte a second", silent: true, do: func(r *raider) {
+		h := r.header(0)
+		raw, _ := h.AppendMarshal(nil)
+		stream, err := r.conn.OpenUniStream()
+		if err != nil {
+			return
+		}
+		_, _ = stream.Write(raw)
+		for range 4 {
+			if _, err := stream.Write([]byte{0}); err != nil {
+				return
+			}
+			time.Sleep(time.Second)
+		}
+	}}
+	longest := time.Duration(0)
+	for range trials.N {
+		var raiding sync.WaitGroup
+		fired := false
+		raiding.Go(func() { _, fired = b.contribute(trickle, rand.New(rand.NewPCG(1, 1))) })
+		began := time.Now()
+		logits, report, err := b.ask(true)
+		took := time.Since(began)
+		longest = max(longest, took)
+		switch {
+		case err != nil:
+		case took > b.gather*11/10+time.Second/2: // and what a busy machine adds
+			err = fmt.Errorf("it took %v", took)
+		case report.Present() != 1 || report.Peers[1].Missing.Code != fedkv.CodeDeadline:
+			err = fmt.Errorf("missing: %v", report.Peers[1].Missing)
+		case !slices.EqualFunc(logits, b.want, slices.Equal[[]float32]):
+			err = errors.New("the honest answer is another one")
+		}
+		raiding.Wait()
+		trials.Run(t, trickle.name, fired, err)
+	}
+	trials.Note("a byte a second, a deadline of %v, at most %v", b.gather, longest.Round(time.Millisecond))
+	trials.Report(t)
 }
