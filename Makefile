@@ -73,16 +73,44 @@ test: lib models patch-check test-archs ## Go, cgo and real-model tests, then th
 	@CGO_ENABLED=0 go vet ./...
 	@CGO_ENABLED=0 go test $(TESTFLAGS) ./...
 
+# How often the trials of docs/reliability.md are made: as in CI here, as before a release by make test-release. SEED is of
+# the first of each.
 FAULT_RUNS ?= 1
-FAULT_SEED ?= 1
 NETWORK_RUNS ?= 0
+T2 ?= 1000
+T5 ?= 500
+T8 ?= 3
+T9 ?= 1
+T10 ?= 20
+SEED ?= 1
+trials = FEDATTN_SEED=$(SEED) FEDATTN_T2_N=$(T2) FEDATTN_T5_N=$(T5) FEDATTN_T8_N=$(T8) FEDATTN_T9_N=$(T9) FEDATTN_T10_N=$(T10) \
+	go test -timeout 0 -count 1 -v
+counted = grep -E '^(---|ok|FAIL|panic)|T[0-9]+[,:]|INVALID|(faults|network)_test'
 
 .PHONY: test-faults
-test-faults: lib ## real processes die and stop at named points of a session, on bad networks, and plans of random losses
-	@FEDATTN_FAULT_RUNS=$(FAULT_RUNS) FEDATTN_FAULT_SEED=$(FAULT_SEED) FEDATTN_NETWORK_RUNS=$(NETWORK_RUNS) go test -tags faults -timeout 0 -count 1 -v \
-		-run '^(TestFaults|TestPublisherDies|TestRemovedInMidSession|TestBadNetworks)$$' ./cmd/fedattn | \
-		grep -E '^(---|    ---|ok|FAIL|.*T[67]:)|INVALID|(faults|network)_test'
-	@go test -count 1 -run 'TestWhateverHappensTheAnswerIsTheOracles' ./fedkv/node
+test-faults: lib test-hostile ## real processes die and stop at named points, on bad networks; texts are looked for; and make test-hostile
+	@FEDATTN_FAULT_RUNS=$(FAULT_RUNS) FEDATTN_FAULT_SEED=$(SEED) FEDATTN_NETWORK_RUNS=$(NETWORK_RUNS) go test -tags faults -timeout 0 -count 1 -v \
+		-run '^(TestFaults|TestPublisherDies|TestRemovedInMidSession|TestBadNetworks)$$' ./cmd/fedattn | $(counted)
+	@$(trials) -run '^TestTextsStayWhereTheyAre$$' ./cmd/fedattn | $(counted)
+
+.PHONY: test-hostile
+test-hostile: ## T2=1000 attacks of peers over mutual TLS, T9=1 of each kind of bad rows, T8=3 stragglers, T5=500 simulations
+	@CGO_ENABLED=0 $(trials) -run '^(TestHostilePeers|TestBadRows|TestPlausibleRowsAreNotCaught|TestATrickleIsGivenUp)$$' ./transport | $(counted)
+	@CGO_ENABLED=0 $(trials) -run '^TestStragglersOfAnyPace$$' ./fedkv/node | $(counted)
+	@CGO_ENABLED=0 $(trials) -run '^TestSimulations$$' ./fedkv | $(counted)
+	@CGO_ENABLED=0 go test -count 1 -run '^TestWhateverHappensTheAnswerIsTheOracles$$' ./fedkv/node -simulations $(T5)
+
+TIME ?= 30s
+fuzzed = ./fedkv ./fedkv/policy ./transport ./models/gguf
+
+.PHONY: fuzz
+fuzz: ## every decoder and the session machines, TIME=30s each; what fails stays in testdata as a test
+	@for package in $(fuzzed); do \
+		for target in $$(CGO_ENABLED=0 go test -list '^Fuzz' $$package | grep '^Fuzz'); do \
+			out=$$(CGO_ENABLED=0 go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(TIME) $$package) || { printf '%s\n' "$$out"; exit 1; }; \
+			echo "T1: $$package $$target: $$(grep -o 'execs: [0-9]*' <<<"$$out" | tail -n 1), failures 0"; \
+		done; \
+	done
 
 .PHONY: test-netns
 test-netns: lib ## contributors behind NATs of their own, an asker that changes its address: network namespaces, no root
@@ -92,9 +120,11 @@ test-netns: lib ## contributors behind NATs of their own, an asker that changes 
 test-mutants: ## plant one bug after another: each has to fail the test that is named with it
 	@go run ./cmd/mutants
 
+release = FAULT_RUNS=25 NETWORK_RUNS=50 T2=10000 T5=10000 T8=30 T9=500 T10=500
+
 .PHONY: test-release
-test-release: ## the faults as often as before a release; hours
-	@$(MAKE) test-faults FAULT_RUNS=25 NETWORK_RUNS=50
+test-release: ## the same as often as before a release, hours; a number that is given counts: make test-release T2=100
+	@$(MAKE) test-faults SEED=$(SEED) $(foreach t,$(release),$(if $(filter file,$(origin $(firstword $(subst =, ,$(t))))),$(t)))
 
 CROSSCHECK_TEXT ?= cmd/fedattn/testdata/verify.txt
 crosscheck = PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=.ci/tools/crosscheck python3 fedkv/testdata/crosscheck/crosscheck.py
