@@ -31,12 +31,13 @@ std::unique_ptr<llama_fed_attention> llama_fed_attention::create(int32_t n_threa
     a->pool_free            = (decltype(&ggml_threadpool_free)) find("ggml_threadpool_free");
     a->set_threads          = (ggml_backend_set_n_threads_t) find("ggml_backend_set_n_threads");
     if (make && set && a->pool_free && a->set_threads) {
-        ggml_threadpool_params params = ggml_threadpool_params_default(std::max(1, n_threads));
+        n_threads                     = std::clamp(n_threads, 1, GGML_MAX_N_THREADS);
+        ggml_threadpool_params params = ggml_threadpool_params_default(n_threads);
         params.poll                   = 0; // calls come a network's round trip apart: waiting for them burns a core
         a->pool                       = make(&params);
         if (a->pool) {
             set(a->cpu.get(), a->pool);
-            a->n_threads = std::max(1, n_threads);
+            a->n_threads = n_threads;
         }
     }
     if (a->set_threads) {
@@ -195,7 +196,7 @@ int32_t llama_fed_attention::attend_chunk(const rows & r, llama_pos shift, llama
         if (heads.n_window == 0) {
             return 0;
         }
-        const llama_pos before = first + (llama_pos) i - (llama_pos) heads.n_window - shift;
+        const int64_t before = (int64_t) first + (int64_t) i - (int64_t) heads.n_window - shift;
         return (size_t) (std::upper_bound(r.pos, r.pos + n_rows, before) - r.pos);
     };
     const size_t begin  = seen_from(0);

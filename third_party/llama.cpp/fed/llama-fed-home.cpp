@@ -5,6 +5,7 @@
 #include "llama-kv-cache-fed.h"
 #include "llama-model.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -314,6 +315,8 @@ llama_fed_rows * llama_fed_rows_keep(llama_context * ctx, const uint8_t * layers
         res = LLAMA_FED_E_ARG;
     } else if (n_layers != kv->get_state().layers.size()) {
         res = LLAMA_FED_E_LAYER;
+    } else if (std::none_of(layers, layers + n_layers, [](uint8_t l) { return l; })) {
+        res = LLAMA_FED_E_ARG;
     } else {
         res = llama_fed_home_check(llama_get_model(ctx), nullptr, 0);
     }

@@ -61,7 +61,7 @@ size_t llama_fed_rows_size(int32_t type, uint32_t n_embd, size_t n) {
 }
 
 static int32_t check_buffer(int32_t type, uint32_t n_embd, size_t n, const void * data, size_t size) {
-    if (!data) {
+    if (!data || n == 0) {
         return LLAMA_FED_E_ARG;
     }
     const size_t want = llama_fed_rows_size(type, n_embd, n);
@@ -360,6 +360,9 @@ static int32_t rows_set(llama_context * ctx, int32_t il, const llama_pos * pos, 
     int32_t            res = check_rows(kv, il, n, type_k, k, k_size, type_v, v, v_size);
     if (res != LLAMA_FED_OK) {
         return res;
+    }
+    if (shift == INT32_MIN) { // there is no such distance in the other direction
+        return LLAMA_FED_E_ARG;
     }
     llama_fed_state &       state = kv->get_state();
     const llama_fed_layer & layer = state.layers[il];

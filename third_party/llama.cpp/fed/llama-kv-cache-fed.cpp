@@ -58,8 +58,35 @@ static bool strictly_increasing(const llama_pos * pos, size_t n) {
     return pos && n > 0 && pos[0] >= 0 && std::adjacent_find(pos, pos + n, std::greater_equal<>()) == pos + n;
 }
 
+// The first free cells for micro-batches of so many tokens. llama.cpp's own search also takes cells whose tokens are outside
+// the window of all to come, and forgets all positions before them; here rows of earlier positions arrive late, and turns
+// are taken back, so that what was outside may be inside again.
+static bool find_free(const llama_kv_cache & cache, const std::vector<size_t> & counts,
+                      llama_kv_cache::slot_info_vec_t & out) {
+    const llama_kv_cells & cells = cache.get_cells(FED_SEQ);
+
+    uint32_t next = 0;
+    for (size_t n : counts) {
+        llama_kv_cache::slot_info slot;
+        slot.s0   = 0;
+        slot.s1   = 0;
+        slot.strm = { 0 };
+        slot.idxs.resize(1);
+        for (; slot.idxs[0].size() < n && next < cells.size(); ++next) {
+            if (cells.is_empty(next)) {
+                slot.idxs[0].push_back(next);
+            }
+        }
+        if (slot.idxs[0].size() < n) {
+            return false;
+        }
+        out.push_back(std::move(slot));
+    }
+    return true;
+}
+
 int32_t llama_fed_caches::reserve(const llama_pos * pos, size_t n) {
-    if (!strictly_increasing(pos, n)) {
+    if (!strictly_increasing(pos, n) || pos[n - 1] == INT32_MAX) { // a position has to be left for what follows
         return LLAMA_FED_E_ARG;
     }
     for (const llama_kv_cache * cache : parts_sync) {
@@ -82,10 +109,9 @@ int32_t llama_fed_caches::reserve(const llama_pos * pos, size_t n) {
         ubatch.n_seq_id[i] = 1;
         ubatch.seq_id[i]   = &seq;
     }
-    std::vector<llama_kv_cache::slot_info> slots;
+    llama_kv_cache::slot_info_vec_t slots;
     for (const llama_kv_cache * cache : parts_sync) {
-        slots.push_back(cache->find_slot(ubatch, false));
-        if (slots.back().empty()) {
+        if (!find_free(*cache, { n }, slots)) {
             return LLAMA_FED_E_FULL;
         }
     }
@@ -341,7 +367,9 @@ void llama_fed_caches::absent_write(llama_io_write_i & io) const {
     for (const llama_fed_layer & layer : state->layers) {
         const uint32_t n = (uint32_t) layer.absent.size();
         io.write(&n, sizeof(n));
-        io.write(layer.absent.data(), n * sizeof(llama_pos));
+        if (n > 0) {
+            io.write(layer.absent.data(), n * sizeof(llama_pos));
+        }
     }
 }
 
@@ -353,14 +381,23 @@ void llama_fed_caches::absent_read(llama_io_read_i & io) {
             throw std::runtime_error("more absent rows than cells");
         }
         layer.absent.resize(n);
+        if (n == 0) {
+            continue;
+        }
         io.read(layer.absent.data(), n * sizeof(llama_pos));
-        if (n > 0 && !strictly_increasing(layer.absent.data(), n)) {
+        if (!strictly_increasing(layer.absent.data(), n)) {
             throw std::runtime_error("absent rows that are not in order");
         }
         std::vector<uint32_t> cells;
-        if (n > 0 && layer.sync && find_cells(*layer.cache, layer.absent.data(), n, cells) != LLAMA_FED_OK) {
-            throw std::runtime_error("absent rows without cells"); // own tokens may still be to come
+        if (!layer.sync || find_cells(*layer.cache, layer.absent.data(), n, cells) == LLAMA_FED_OK) {
+            continue; // own tokens may still be to come
         }
+        if (layer.part == 0) {
+            throw std::runtime_error("absent rows without cells");
+        }
+        // llama.cpp saves no cells that are outside the window
+        const auto gone = [&](llama_pos p) { return find_cells(*layer.cache, &p, 1, cells) != LLAMA_FED_OK; };
+        layer.absent.erase(std::remove_if(layer.absent.begin(), layer.absent.end(), gone), layer.absent.end());
     }
 }
 
@@ -538,9 +575,13 @@ protected:
 
 private:
     static bool prepare_parts(base & cache, const std::vector<llama_ubatch> & ubatches, slot_infos & out) {
+        std::vector<size_t> counts;
+        for (const llama_ubatch & ubatch : ubatches) {
+            counts.push_back(ubatch.n_tokens);
+        }
         for (llama_kv_cache * part : Kind::parts(cache)) {
-            out.push_back(part->prepare(ubatches));
-            if (out.back().empty()) {
+            out.emplace_back();
+            if (!find_free(*part, counts, out.back())) {
                 return false;
             }
         }
