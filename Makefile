@@ -6,7 +6,10 @@
 #            LLAMA_CMAKE='-D…'     further cmake arguments for llama.cpp
 #            CROSSCHECK_TEXT=FILE  what make crosscheck evaluates, at least 256 tokens (a text of the tests)
 #            TESTFLAGS='-run X'    further arguments for go test
-#            N=N                   sessions of make soak (200)
+#            N=N                   how much of it: sessions of make soak (200), calls of make test-asan (10000), runs of
+#                                  make test-race (1)
+#            SEED=N                of make test-asan (1)
+#            MINUTES=N             of make soak-churn (10)
 #            NETWORK_RUNS=N        questions of each kind on each bad network in make test-faults (0: a few kinds, once)
 #            PAIRS=N               pairs of make bench-warm (3)
 #            BENCHFLAGS='-runs N'  further arguments for make bench-engine
@@ -151,11 +154,18 @@ test-archs: deps ## tiny models of all architectures: bit-identical to one proce
 test-upstream: deps model ## llama.cpp's own architecture, cache and state tests on the patched library
 	@third_party/llama.cpp/test-upstream.sh $(MODEL)
 
-N ?= 200
 PAIRS ?= 3
 .PHONY: soak
 soak: lib model ## N=200 sessions in a row on one node: memory, goroutines and descriptors, and what grows
-	@FEDATTN_SOAK=$(N) FEDATTN_TEST_MODEL=$(abspath $(MODEL)) go test -count 1 -timeout 2h -run '^TestSoak$$' -v ./cmd/fedattn
+	@FEDATTN_SOAK=$(or $(N),200) FEDATTN_TEST_MODEL=$(abspath $(MODEL)) go test -count 1 -timeout 2h -run '^TestSoak$$' -v ./cmd/fedattn
+
+.PHONY: soak-churn
+soak-churn: lib ## MINUTES=10 of sessions while nodes are killed and come back and askers give up: the same must stay level
+	@FEDATTN_CHURN_MINUTES=$(or $(MINUTES),10) go test -count 1 -timeout 0 -run '^TestChurn$$' -v ./cmd/fedattn
+
+.PHONY: test-asan
+test-asan: deps ## N=10000 random calls of our C API under address and undefined-behaviour sanitizers; planted mistakes are found
+	@third_party/llama.cpp/test-asan.sh $(or $(N),10000) $(or $(SEED),1)
 
 .PHONY: leak-check
 leak-check: deps ## what the C side allocates is freed: LeakSanitizer, and it finds a leak that is planted

@@ -9,6 +9,8 @@
 #                           which the running program takes the best, into build-shared/
 #   supply.sh test-archs    build our tests (all of llama.cpp's architectures, the arithmetic of rows) as well, to build/bin/
 #   supply.sh leaks         build what LeakSanitizer watches as well, to build/bin/
+#   supply.sh asan          build the library, but for the graphs of architectures and libcommon, and tests with
+#                           AddressSanitizer and UndefinedBehaviorSanitizer, to build-asan/bin/
 #   supply.sh bench         build llama-bench as well, on the same library, to build/bin/
 #   supply.sh tests NAME…   build some of llama.cpp's own tests on the patched source, to build-tests/bin/
 #
@@ -204,6 +206,13 @@ build() {
 	fi
 }
 
+build_asan() {
+	fetch
+	apply "$src"
+	configure "$here/build-asan" -DLLAMA_BUILD_TESTS=OFF -DGGML_OPENMP=OFF -DLLAMA_FED_SANITIZE=ON
+	compile "$here/build-asan" test-calls test-archs
+}
+
 # The libraries find each other in their own folder, wherever that is; the program needs the same $ORIGIN.
 build_shared() {
 	fetch
@@ -235,6 +244,7 @@ build) build ;;
 shared) build_shared ;;
 test-archs) build test-archs test-codec ;;
 leaks) build test-leaks ;;
+asan) build_asan ;;
 bench) build llama-bench ;;
 tests)
 	shift

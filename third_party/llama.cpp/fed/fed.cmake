@@ -45,6 +45,27 @@ target_include_directories(test-leaks PRIVATE ${CMAKE_SOURCE_DIR}/tests ${CMAKE_
 target_link_libraries(test-leaks PRIVATE llama llama-common)
 target_link_options(test-leaks PRIVATE -fsanitize=leak)
 
+add_executable(test-calls EXCLUDE_FROM_ALL ${LLAMA_FED_DIR}/../tests/test-calls.cpp ${LLAMA_FED_DIR}/../tests/oracle.cpp)
+target_include_directories(test-calls PRIVATE ${CMAKE_SOURCE_DIR}/tests ${CMAKE_SOURCE_DIR}/src)
+target_link_libraries(test-calls PRIVATE llama llama-common)
+
+# Address and undefined-behaviour sanitizers for our own files and tests, for what llama.cpp has between its API and the
+# graph, memory above all, and for ggml-base. Left out are ggml's kernels, the graphs of 130 architectures, vocabularies and
+# libcommon, which take most of the time to compile.
+option(LLAMA_FED_SANITIZE "instrument our code, llama.cpp's memory and ggml-base" OFF)
+if (LLAMA_FED_SANITIZE)
+    set(LLAMA_FED_SANITIZERS -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g1 -O1)
+    foreach(target ggml-base test-archs test-calls)
+        target_compile_options(${target} PRIVATE ${LLAMA_FED_SANITIZERS})
+    endforeach()
+    foreach(target test-archs test-calls)
+        target_link_options(${target} PRIVATE -fsanitize=address,undefined)
+    endforeach()
+    set(LLAMA_FED_SANITIZED ${LLAMA_CORE_SOURCES})
+    list(FILTER LLAMA_FED_SANITIZED INCLUDE REGEX "adapter|batch|context|graph|io|kv-cache|memory")
+    set_property(SOURCE ${LLAMA_FED_SANITIZED} ${LLAMA_FED_SOURCES} APPEND PROPERTY COMPILE_OPTIONS ${LLAMA_FED_SANITIZERS})
+endif()
+
 # What the engine's speed is measured against: llama.cpp's own benchmark on the very library that the engine links.
 if (NOT LLAMA_BUILD_TOOLS)
     set(LLAMA_BENCH_DIR ${CMAKE_SOURCE_DIR}/tools/llama-bench)
