@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -93,17 +94,36 @@ func measureResources(t testing.TB) resources {
 	return resources{pages * os.Getpagesize() >> 10, runtime.NumGoroutine(), len(descriptors)}
 }
 
-// slopeOf is how much memory grows from one session to the next, in KiB, by least squares.
+// slopeOf is how much memory grows from one session to the next, in KiB.
 func slopeOf(usage []resources) float64 {
-	var n, x, y, xx, xy float64
+	var x, y []float64
 	for i, u := range usage {
-		at, kib := float64(i), float64(u.resident)
-		n, x, y, xx, xy = n+1, x+at, y+kib, xx+at*at, xy+at*kib
+		x, y = append(x, float64(i)), append(y, float64(u.resident))
 	}
-	if d := n*xx - x*x; d > 0 {
-		return (n*xy - x*y) / d
+	slope, _ := fitLine(x, y)
+	return slope
+}
+
+// fitLine is the slope of y over x by least squares, and its standard error.
+func fitLine(x, y []float64) (slope, spread float64) {
+	var n, mx, my float64
+	for i := range x {
+		n, mx, my = n+1, mx+x[i], my+y[i]
 	}
-	return 0
+	mx, my = mx/n, my/n
+	var xx, xy, rest float64
+	for i := range x {
+		xx, xy = xx+(x[i]-mx)*(x[i]-mx), xy+(x[i]-mx)*(y[i]-my)
+	}
+	if n < 3 || xx == 0 {
+		return 0, math.Inf(1)
+	}
+	slope = xy / xx
+	for i := range x {
+		d := y[i] - my - slope*(x[i]-mx)
+		rest += d * d
+	}
+	return slope, math.Sqrt(rest / (n - 2) / xx)
 }
 
 // soak is a node that serves, and an asker.
@@ -197,7 +217,9 @@ func (s *soak) session(stopped bool) (report node.Report) {
 	case err != nil:
 		s.t.Fatal(err)
 	default:
-		s.answer(ctx, session)
+		if err := s.answer(ctx, session); err != nil {
+			s.t.Error(err)
+		}
 		report = session.Report()
 	}
 	<-s.over
@@ -248,16 +270,14 @@ func (c stamped) AppendRows(dst []byte, layer int, pos []int32, types fedkv.Wire
 	return c.Cache.AppendRows(dst, layer, pos, types)
 }
 
-func (s *soak) answer(ctx context.Context, session *node.Session) {
+func (s *soak) answer(ctx context.Context, session *node.Session) error {
 	s.t.Helper()
 	sampler, release, err := s.engine.Sampler(llama.Sampling{})
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	_, err = session.Generate(ctx, sampler, 4, func([]byte) error { return nil })
-	if err := errors.Join(err, release(), session.Close()); err != nil {
-		s.t.Error(err)
-	}
+	return errors.Join(err, release(), session.Close())
 }
 
 // stopping is an engine whose user loses patience at the first row that is placed.
