@@ -46,18 +46,19 @@ func TestWarm(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer m.Close()
+	engine := warmEngine(t, m)
 	var ratios, colds, warms, changes, wholes []float64
 	for pair := range pairs {
 		first := fmt.Sprintf("What was repaired in week %d?", pair)
 		second := fmt.Sprintf("And who did it, in week %d?", pair)
 		var docs [][]fedkv.Token
 		for i := range warmNodes {
-			docs = append(docs, workshop(t, m, i, tokens))
+			docs = append(docs, workshop(t, engine, i, tokens))
 		}
 		kept := newWarm(t, m, docs, true)
 		before := kept.ask(first)
 		warm := kept.ask(second)
-		kept.docs[0].tokens = workshop(t, m, warmNodes, tokens)
+		kept.docs[0].tokens = workshop(t, engine, warmNodes, tokens)
 		changed := kept.ask(second)
 		kept.close()
 		fresh := newWarm(t, m, docs, false)
@@ -118,17 +119,24 @@ type warmText struct{ tokens []fedkv.Token }
 
 func (d *warmText) Segment(context.Context, fedkv.Plan) ([]fedkv.Token, error) { return d.tokens, nil }
 
-// newWarm has a node for each document.
-func newWarm(t *testing.T, m *llama.Model, docs [][]fedkv.Token, keep bool) *warm {
+// warmEngine has seen no prefix yet.
+func warmEngine(t *testing.T, m *llama.Model) *llama.Engine {
 	t.Helper()
 	engine, err := llama.NewEngine(m, fedkv.Digest(sha256.Sum256([]byte(m.Path()))))
 	if err != nil {
 		t.Fatal(err)
 	}
+	return engine
+}
+
+// newWarm has a node for each document.
+func newWarm(t *testing.T, m *llama.Model, docs [][]fedkv.Token, keep bool) *warm {
+	t.Helper()
 	devices, hangUp, err := loopback(len(docs) + 1)
 	if err != nil {
 		t.Fatal(err)
 	}
+	engine := warmEngine(t, m)
 	w := &warm{t: t, engine: engine, asker: devices[len(docs)].Peers, hangUp: hangUp, over: make(chan node.Contribution, len(docs))}
 	var ctx context.Context
 	ctx, w.stop = context.WithCancel(t.Context())
@@ -150,13 +158,13 @@ func newWarm(t *testing.T, m *llama.Model, docs [][]fedkv.Token, keep bool) *war
 }
 
 // workshop is the log of one, in so many tokens.
-func workshop(t *testing.T, m *llama.Model, i, tokens int) []fedkv.Token {
+func workshop(t *testing.T, e *llama.Engine, i, tokens int) []fedkv.Token {
 	t.Helper()
 	var text strings.Builder
 	for day := range tokens {
 		fmt.Fprintf(&text, "Day %d: bench %d repaired %d pumps and painted %d gates. ", day, i+1, (day*7+i)%13, (day*5+i*3)%11)
 	}
-	all, err := m.Tokenize(text.String())
+	all, err := e.Tokenize(text.String())
 	if err != nil {
 		t.Fatal(err)
 	}
