@@ -125,9 +125,11 @@ test-mutants: ## plant one bug after another: each has to fail the test that is 
 
 release = FAULT_RUNS=25 NETWORK_RUNS=50 T2=10000 T5=10000 T8=30 T9=500 T10=500
 
+FLOOD ?= 10m
 .PHONY: test-release
 test-release: ## the same as often as before a release, hours; a number that is given counts: make test-release T2=100
 	@$(MAKE) test-faults SEED=$(SEED) $(foreach t,$(release),$(if $(filter file,$(origin $(firstword $(subst =, ,$(t))))),$(t)))
+	@FEDATTN_FLOOD=$(FLOOD) go test -timeout 2h -count 1 -v -run '^TestFlood$$' ./transport
 
 CROSSCHECK_TEXT ?= cmd/fedattn/testdata/verify.txt
 crosscheck = PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=.ci/tools/crosscheck python3 fedkv/testdata/crosscheck/crosscheck.py

@@ -892,7 +892,9 @@ func (s *contribution) dial(to fedkv.Participant, sender *blockSender) {
 	ctx, cancel := context.WithTimeout(s.x.ctx, limit)
 	defer cancel()
 	fault.At(fault.BeforeJoin)
-	link, err := s.host.cfg.Peers.Dial(ctx, Address{ID: to.ID, HostPort: to.Addr})
+	link, err := dialAgain(ctx, func(ctx context.Context) (Link, error) {
+		return s.host.cfg.Peers.Dial(ctx, Address{ID: to.ID, HostPort: to.Addr})
+	})
 	if err == nil {
 		s.x.mu.Lock()
 		s.direct = append(s.direct, link)

@@ -119,7 +119,7 @@ func (g *gathering) connect(origin int, contact Contact) {
 	link, welcome, held := contact.Held.take(ctx)
 	if !held {
 		var err error
-		if link, err = contact.Dial(ctx); err != nil {
+		if link, err = dialAgain(ctx, contact.Dial); err != nil {
 			g.x.lost(origin, err)
 			return
 		}
