@@ -13,6 +13,7 @@ import (
 	"fedattn/fedkv"
 	"fedattn/fedkv/node"
 	"fedattn/llama"
+	"fedattn/transport"
 )
 
 func askCommand() *cli.Command {
@@ -227,10 +228,11 @@ func ownDocuments(c *cli.Context, engine *llama.Engine, r request, q *node.Quest
 	}
 	rows, closeRows := openRows(c, r.identity.ID(), func(err error) { q.Log.Warn().Err(err).Msg("computed rows") })
 	memory := node.NewMemory()
-	const host, guest = "own documents", "publisher"
+	const guest = "publisher"
+	host := string(r.identity.ID()) // in lockstep others' rows come through this device, which they are asked to trust anyway
 	contributor := node.NewContributor(node.ContributorConfig{
 		Engine: engine, Peers: memory.Join(host), Self: self(engine, q.Self.Name, fedkv.RoleContributor), ID: host,
-		Source: source, MaxContext: q.MaxContext, LocalRows: q.LocalRows, Rows: kept(rows), Log: q.Log,
+		Device: transport.DeviceOf, Source: source, MaxContext: q.MaxContext, LocalRows: q.LocalRows, Rows: kept(rows), Log: q.Log,
 	})
 	ctx, cancel := context.WithCancel(c.Context)
 	done := make(chan struct{})

@@ -59,10 +59,6 @@ func plan(c *cli.Context, p party, engine *llama.Engine, tokens int) (x exchange
 	if x.positions, err = positions(c, x.Schedules.Regime()); err != nil {
 		return x, err
 	}
-	if x.Schedules.Regime() == fedkv.Lockstep && len(p.docs) > 0 && len(p.addresses) > 0 {
-		return x, usagef("--doc with --schedule %s: in lockstep the peers would have to reach this device's own documents; "+
-			"use gather, or start a node for them", c.String("schedule"))
-	}
 	x.setupBy = c.Duration("setup-timeout")
 	x.gatherBy = x.setupBy + c.Duration("timeout")
 	// the endpoint counts memory, which comes in powers of two: half of it is sure to be enough for the rows

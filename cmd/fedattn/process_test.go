@@ -567,3 +567,31 @@ func recorded(path string, direction byte, m fedkv.Message) bool {
 	})
 	return found
 }
+
+// In lockstep the asker's own documents attend to the peers' rows as a contributor's do that is a device of its own.
+func TestOwnDocumentsInLockstep(t *testing.T) {
+	w := newWorkplace(t)
+	tiny := w.write("tiny.gguf", tinyTransformer(tinyTemplate, 1, tinyContext))
+	_, garden := w.node("garden", tiny, "The pump was repaired on 3 June.")
+	_, desk := w.node("desk", tiny, "The key hangs behind the door.")
+	ask := func(schedule string, more ...string) string {
+		out := w.output(append([]string{"ask", "--model", tiny, "--threads", "1", "--name", "desk", "--config", "asker", "--json", "--predict", "48",
+			"--temp", "3", "--seed", "7", "--top-k", "0", "--top-p", "1", "--min-p", "0", "--wire", "f16", "--schedule", schedule,
+			"--positions", "inplace", "--peer", garden}, append(more, "Where is the key?")...)...)
+		var a answer
+		if err := json.Unmarshal(out, &a); err != nil {
+			t.Fatal(err)
+		}
+		if len(a.Federation.Notes) > 0 {
+			t.Errorf("notes %q", a.Federation.Notes)
+		}
+		return a.Answer
+	}
+	own, device := ask("lockstep", "--doc", w.path("desk.txt")), ask("lockstep", "--peer", desk)
+	if own != device || own == "" {
+		t.Errorf("own documents say %q, those of a device %q", own, device)
+	}
+	if own == ask("gather", "--peer", desk) {
+		t.Error("the answer does not depend on rows between contributors: nothing was tested")
+	}
+}

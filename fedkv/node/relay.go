@@ -21,10 +21,11 @@ type Signer interface {
 	Sign(message []byte) []byte
 }
 
-// outOfReach reports whether a direct link failed because of the network, and not because somebody decided so.
+// outOfReach reports whether a direct link failed because of the network, or for want of room, and not because somebody
+// decided so.
 func outOfReach(err error) bool {
 	code := fedkv.CodeOf(err)
-	return code == fedkv.CodeLost || code == fedkv.CodeDeadline || errors.Is(err, context.DeadlineExceeded)
+	return code == fedkv.CodeLost || code == fedkv.CodeDeadline || code == fedkv.CodeBusy || errors.Is(err, context.DeadlineExceeded)
 }
 
 // relaying is what a contribution knows of its paths through the publisher, under the exchange's lock.
