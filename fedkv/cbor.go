@@ -109,6 +109,8 @@ func ParseMessage(typ MessageType, body []byte) (Message, error) {
 		m, err = decode[Waiting](body)
 	case MessageRelay:
 		m, err = decode[Relay](body)
+	case MessageFetch:
+		m, err = decode[Fetch](body)
 	default:
 		return nil, nil
 	}

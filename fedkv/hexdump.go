@@ -130,6 +130,7 @@ var bodies = map[MessageType]reflect.Type{
 	MessagePing:    reflect.TypeFor[Ping](),
 	MessageWaiting: reflect.TypeFor[Waiting](),
 	MessageRelay:   reflect.TypeFor[Relay](),
+	MessageFetch:   reflect.TypeFor[Fetch](),
 }
 
 // field finds the field of a body that a key stands for; the type is nil if this version has none.

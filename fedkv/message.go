@@ -258,6 +258,12 @@ type Ping struct {
 	Reply bool   `cbor:"2,keyasint"`
 }
 
+// Fetch opens a link in place of Hello, from a device that may have no model yet: what follows on streams of its own is
+// HTTP, about the model's file and about the link.
+type Fetch struct {
+	Protocol uint32 `cbor:"1,keyasint"` // the version spoken
+}
+
 func (Hello) messageType() MessageType   { return MessageHello }
 func (Welcome) messageType() MessageType { return MessageWelcome }
 func (Refuse) messageType() MessageType  { return MessageRefuse }
@@ -270,6 +276,7 @@ func (Abort) messageType() MessageType   { return MessageAbort }
 func (Receipt) messageType() MessageType { return MessageReceipt }
 func (Ping) messageType() MessageType    { return MessagePing }
 func (Waiting) messageType() MessageType { return MessageWaiting }
+func (Fetch) messageType() MessageType   { return MessageFetch }
 
 // A Hello of another protocol is valid whatever else it says, so that it can be refused by its version.
 func (m Hello) validate() error {
@@ -416,6 +423,9 @@ func (m Waiting) validate() error {
 		checkRange("wait", m.WaitMS, 0, MaxDeadlineMS),
 	)
 }
+
+// A Fetch of another protocol is valid, so that it can be refused by its version.
+func (Fetch) validate() error { return nil }
 
 func (Ping) validate() error { return nil }
 

@@ -88,6 +88,7 @@ func samples() map[string]Message {
 		"receipt": Receipt{sampleSession, 311, 30, 4118400, []int{1}},
 		"ping":    Ping{0xfedcba9876543210, true},
 		"waiting": Waiting{sampleSession, 2, 12500},
+		"fetch":   Fetch{Protocol},
 		"queries": Queries{sampleSession, 1, []LayerQuery{{2, []byte{0, 0x3c, 0, 0xc0}}, {300, []byte{0, 0, 0xff, 0x7b}}}},
 	}
 }
@@ -198,7 +199,7 @@ func TestUnknownKeysAndTypesAreSkipped(t *testing.T) {
 			t.Errorf("%s:\n got %+v\nwant %+v", name, got, m)
 		}
 	}
-	for _, typ := range []MessageType{0, 15, 999, 65535} {
+	for _, typ := range []MessageType{0, 16, 999, 65535} {
 		if m, err := ParseMessage(typ, []byte("anything")); m != nil || err != nil {
 			t.Errorf("type %d: got %v, %v", typ, m, err)
 		}
@@ -491,6 +492,7 @@ func TestTheLargestMessagesFit(t *testing.T) {
 		Receipt{sampleSession, MaxTokens, MaxLayers, math.MaxInt64, missing},
 		Ping{math.MaxUint64, true},
 		Waiting{sampleSession, MaxQueue, MaxDeadlineMS},
+		Fetch{math.MaxUint32},
 		Queries{sampleSession, MaxRowElements, largestQueries(MaxQueryLayers)},
 	} {
 		typ, body := frameOf(t, m)
@@ -534,7 +536,7 @@ func TestParseMessageAllocatesLittle(t *testing.T) {
 		"sixty-four keys, all one key": body("b8 40", 0x00, 128),
 	}
 	for name, body := range bodies {
-		for typ := MessageHello; typ <= MessageWaiting; typ++ {
+		for typ := MessageHello; typ <= MessageFetch; typ++ {
 			got := allocated(func() { ParseMessage(typ, body) })
 			if got > most {
 				t.Errorf("%s as %v: %d bytes allocated, must be at most %d", name, typ, got, most)

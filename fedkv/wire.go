@@ -82,6 +82,7 @@ const (
 	MessageQueries MessageType = 12
 	MessageWaiting MessageType = 13
 	MessageRelay   MessageType = 14
+	MessageFetch   MessageType = 15
 )
 
 // maxBody is the bytes of the largest body of each message, every field at its limit.
@@ -100,6 +101,7 @@ var maxBody = [...]int{
 	MessageQueries: 31324,
 	MessageWaiting: 29,
 	MessageRelay:   565,
+	MessageFetch:   7,
 }
 
 var messageNames = [...]string{
@@ -117,6 +119,7 @@ var messageNames = [...]string{
 	MessageQueries: "queries",
 	MessageWaiting: "waiting",
 	MessageRelay:   "relay",
+	MessageFetch:   "fetch",
 }
 
 // String is the message's name in lower case.

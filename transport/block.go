@@ -60,6 +60,7 @@ func (p *Peer) SendBlock(ctx context.Context, h fedkv.BlockHeader, payload ...[]
 const (
 	priorityControl = 0
 	priorityBlock   = 3
+	priorityBulk    = 6
 )
 
 func streamCode(err error) quic.StreamErrorCode { return quic.StreamErrorCode(fedkv.CodeOf(err)) }

@@ -66,6 +66,15 @@ func (r *Rounds) failed(err error) error {
 // SetDeadline bounds reads and writes that wait, and those to come.
 func (r *Rounds) SetDeadline(t time.Time) error { return r.stream.SetDeadline(t) }
 
+// SetReadDeadline and SetWriteDeadline bound one direction.
+func (r *Rounds) SetReadDeadline(t time.Time) error { return r.stream.SetReadDeadline(t) }
+
+// SetWriteDeadline is SetReadDeadline for writes.
+func (r *Rounds) SetWriteDeadline(t time.Time) error { return r.stream.SetWriteDeadline(t) }
+
+// Yield lets everything else go first from now on: what is large is in no hurry.
+func (r *Rounds) Yield() { r.stream.SetPriority(priorityBulk, true) }
+
 // Close ends the stream in both directions.
 func (r *Rounds) Close() error {
 	r.stream.CancelRead(0)

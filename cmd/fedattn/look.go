@@ -82,6 +82,23 @@ func lookForAll(c *cli.Context, known transport.KnownPeers, lines []peerLine) er
 	return c.Context.Err()
 }
 
+// peerOf is the device that a flag names.
+func peerOf(c *cli.Context, flag string) (transport.PeerAddress, error) {
+	to, err := peerNamed(c, c.String(flag))
+	if err != nil {
+		return to, usagef("--%s: %v", flag, err)
+	}
+	return to, nil
+}
+
+func peerNamed(c *cli.Context, name string) (transport.PeerAddress, error) {
+	known, err := knownPeers(c)
+	if err != nil {
+		return transport.PeerAddress{}, err
+	}
+	return findPeer(name, known)
+}
+
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 func pingCommand() *cli.Command {
@@ -93,6 +110,7 @@ func pingCommand() *cli.Command {
 			"not there, does not know this one, or shows another key.",
 		Flags: append([]cli.Flag{
 			&cli.IntFlag{Name: "count", Aliases: []string{"c"}, Value: 3, Usage: "`N` round trips"},
+			&cli.BoolFlag{Name: "rate", Usage: "send a node 16 MiB and get as much, and show how fast that was", DisableDefaultText: true},
 			&cli.BoolFlag{Name: "json", Usage: "one JSON object a line and round trip", DisableDefaultText: true},
 			configFlag(),
 		}, discoveryFlags("")...),
@@ -122,11 +140,7 @@ func runPing(c *cli.Context) error {
 	if err := atLeast(c, 1, "count"); err != nil {
 		return err
 	}
-	known, err := knownPeers(c)
-	if err != nil {
-		return err
-	}
-	to, err := findPeer(args[0], known)
+	to, err := peerNamed(c, args[0])
 	if err != nil {
 		return usagef("%v", err)
 	}
@@ -165,5 +179,19 @@ func runPing(c *cli.Context) error {
 		}
 		fmt.Fprintf(c.App.Writer, "%s at %s: %.1f ms\n", name, p.At, p.RTTMS)
 	}
+	if !c.Bool("rate") {
+		return nil
+	}
+	r, err := measureLink(c.Context, link)
+	if gone := link.Err(); err != nil && gone != nil {
+		err = gone // which says why
+	}
+	if err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		return json.NewEncoder(c.App.Writer).Encode(r)
+	}
+	fmt.Fprintf(c.App.Writer, "%.0f Mbit/s from it, %.0f Mbit/s to it\n", r.From/1e6, r.To/1e6)
 	return nil
 }

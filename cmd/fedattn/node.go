@@ -31,6 +31,8 @@ func nodeCommand() *cli.Command {
 			&cli.StringSliceFlag{Name: "allow", Usage: "`ID` of a device that may ask, paired or not, and that could recover the text from the rows it gets", Category: sharing},
 			&cli.BoolFlag{Name: "allow-any", Usage: "every device that reaches this one may ask", DisableDefaultText: true, Category: sharing},
 			localRowsFlag(sharing),
+			&cli.BoolFlag{Name: "no-share-model", Usage: "do not hand the model's file to devices that may ask (fedattn pull --from)",
+				DisableDefaultText: true, Category: sharing},
 			&cli.IntFlag{Name: "max-sessions", Value: 1, Usage: "serve `N` questions at once", Category: sharing},
 			drainFlag("questions under way", deviceCategory),
 			&cli.StringFlag{Name: "listen", Value: defaultListen, Usage: "UDP `ADDRESS` to listen on; only 127.0.0.1 needs no pairing and no --allow",
@@ -142,8 +144,13 @@ func runNode(c *cli.Context) error {
 	// in one piece: whoever reads the first line only (`head -n 1`) does not end the node with the second
 	fmt.Fprint(c.App.Writer, lines.String())
 	owner.engine, owner.device, owner.docs = engine, deviceName(c), docs
+	var fetched func(context.Context, node.Link)
+	if !c.Bool("no-share-model") {
+		fetched = shareModel(engine.Path(), log)
+	}
 	contributor := node.NewContributor(node.ContributorConfig{
-		Engine: engine, Peers: peers{Endpoint: endpoint, allow: owner.rowsTo}, Owner: owner, Self: self(engine, deviceName(c), fedkv.RoleContributor),
+		Fetched: fetched,
+		Engine:  engine, Peers: peers{Endpoint: endpoint, allow: owner.rowsTo}, Owner: owner, Self: self(engine, deviceName(c), fedkv.RoleContributor),
 		Signer: identity, Device: transport.DeviceOf, ID: string(identity.ID()), Source: source, MaxContext: most, LocalRows: local, Sessions: c.Int("max-sessions"), Rows: kept(rows), Memory: sessionMemory(c, engine),
 		OnSession: owner.keep, Log: log,
 	})

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"strings"
 	"sync"
 	"time"
 
@@ -25,19 +26,22 @@ func pullCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "pull",
 		Usage:     "bring a model by name and print where it is",
-		UsageText: "fedattn pull [flags] MODEL",
+		UsageText: "fedattn pull [flags] MODEL   (or fedattn pull --from PEER, without one)",
 		Description: "fedattn pull llama-3.2-1b                 a name of fedattn models list\n" +
 			"fedattn pull user/repo:Q8_0               user/repo on the hub of FEDATTN_HUB; Q4_K_M without a quantisation\n" +
-			"fedattn pull HOST/user/repo               on another hub\n\n" +
+			"fedattn pull HOST/user/repo               on another hub\n" +
+			"fedattn pull --from garden                the model that a node of yours runs\n\n" +
 			"The hub has to speak the Hugging Face API; its address, https://HOST, is in FEDATTN_HUB or HF_ENDPOINT, a token for\n" +
 			"gated models in HF_TOKEN. Models go to LLAMA_CACHE, HF_HUB_CACHE, HF_HOME/hub, XDG_CACHE_HOME/huggingface/hub or\n" +
 			"~/.cache/huggingface/hub, the first that is set, where other programs find them too. What broke off goes on where it\n" +
 			"stopped; a file gets its name when its SHA-256 is right. A model that this device's memory cannot hold is refused.",
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			offlineFlag(),
 			&cli.IntFlag{Name: "context", Value: 2048, Usage: "hold memory against the model with `N` tokens", Category: modelCategory},
 			&cli.BoolFlag{Name: "no-memory-check", Usage: "download what does not fit into the free memory", DisableDefaultText: true, Category: modelCategory},
-		},
+			&cli.StringFlag{Name: "from", Usage: "bring the model that this `PEER` runs: NAME of a paired one, or ID@HOST:PORT", Category: modelCategory},
+			configFlag(),
+		}, discoveryFlags("")...),
 		Action: runPull,
 	}
 }
@@ -46,6 +50,9 @@ func runPull(c *cli.Context) error {
 	args, err := words(c, "model")
 	if err != nil {
 		return err
+	}
+	if c.String("from") != "" {
+		return pullFrom(c, args)
 	}
 	if len(args) != 1 {
 		return usagef("%d models are named: fedattn pull [flags] MODEL brings one", len(args))
@@ -66,8 +73,66 @@ func runPull(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	pulled(c, ref, path, m)
+	return nil
+}
+
+func pulled(c *cli.Context, ref hub.Ref, path string, m hub.Model) {
 	fmt.Fprintf(c.App.ErrWriter, "%s: %s, %s, commit %s\n", ref, count(len(m.Files), "file"), bytesText(m.Size()), m.Commit[:12])
 	fmt.Fprintln(c.App.Writer, path)
+}
+
+// pullFrom brings the model that another device runs, over the connection that questions take. Its hash is that device's
+// word; in a session the two compare it.
+func pullFrom(c *cli.Context, args []string) error {
+	if len(args) > 0 {
+		return usagef("--from brings the model that the peer runs: name none")
+	}
+	if c.Bool("offline") {
+		return usagef("--from asks a peer, --offline nobody: leave one out")
+	}
+	to, err := peerOf(c, "from")
+	if err != nil {
+		return err
+	}
+	l, err := newLookout(c)
+	if err != nil {
+		return err
+	}
+	defer l.endpoint.Close()
+	link, err := l.reach(c.Context, to)
+	if err != nil {
+		return err
+	}
+	defer link.Close(0, "")
+	source, done, err := modelSource(c)
+	if err != nil {
+		return err
+	}
+	if source.Hub.Dial, err = fetching(c.Context, link); err != nil {
+		return err
+	}
+	source.Hub.Endpoint, source.Hub.Token = "http://"+to.ID.Short(), ""
+	names, err := source.Hub.Names(c.Context)
+	if gone := link.Err(); err != nil && gone != nil {
+		err = gone // which says why
+	}
+	if err != nil {
+		return err
+	}
+	if len(names) != 1 {
+		return fmt.Errorf("%s offers %d models: it should be one", to.ID.Short(), len(names))
+	}
+	ref, err := hub.ParseRef(names[0])
+	if err != nil || !strings.HasPrefix(ref.Repo, hub.PeerUser+"/") {
+		return fmt.Errorf("%s offers a model under the name %q, which is a hub's: it does not speak this protocol correctly", to.ID.Short(), names[0])
+	}
+	path, m, err := source.Pull(c.Context, ref)
+	done()
+	if err != nil {
+		return err
+	}
+	pulled(c, ref, path, m)
 	return nil
 }
 

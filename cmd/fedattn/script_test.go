@@ -169,7 +169,7 @@ func fails(ts *testscript.TestScript, neg bool, args []string) {
 // ggufKinds are the models that scripts can have.
 var ggufKinds = map[string]func() []byte{
 	"tiny":      func() []byte { return tinyTransformer(tinyTemplate, 1, tinyContext) },
-	"quantised": func() []byte { return tinyRounded(tinyTemplate, 1, tinyContext, 4) }, // the same model but for its weights
+	"quantised": func() []byte { return tinyRounded(tinyTemplate, 1, tinyContext, 4) },  // the same model but for its weights
 	"other":     func() []byte { return tinyTransformer(tinyTemplate, 2, tinyContext) }, // of the same shape, and trained otherwise
 	"chatty":    func() []byte { return tinyTransformer("Hi! "+tinyTemplate, 1, tinyContext) },
 	"base":      func() []byte { return tinyTransformer("", 1, tinyContext) }, // without a chat template

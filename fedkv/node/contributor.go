@@ -54,6 +54,10 @@ type ContributorConfig struct {
 	Signer Signer
 	Device func(ed25519.PublicKey) string
 
+	// Fetched speaks with a device that asks for the model, see fedkv.Fetch, until the link or the context ends. Nil: it is
+	// refused.
+	Fetched func(ctx context.Context, link Link)
+
 	MaxTokens  int // longest segment that is shared; 0: no limit but MaxContext
 	MaxContext int
 	MinLayer   int  // rows of earlier layers stay here
@@ -196,10 +200,13 @@ func (c *Contributor) welcome(ctx context.Context, link Link) {
 	m, err := receive(waiting, link)
 	cancel()
 	hello, ok := m.(fedkv.Hello)
+	wanted, isFetch := m.(fedkv.Fetch)
 	switch {
-	case err != nil || !ok:
+	case err != nil || !ok && !isFetch:
 		c.cfg.Log.Debug().Str("peer", link.ID()).Err(err).Msg("a link without hello")
 		_ = link.Close(fedkv.CodeOrder, "hello has to come first")
+	case isFetch:
+		c.fetch(ctx, link, wanted)
 	case hello.Role == fedkv.RoleContributor:
 		c.joined(ctx, link, hello)
 	default:

@@ -35,9 +35,12 @@ type client struct {
 	stall           time.Duration // how long a body may bring nothing
 }
 
-func newClient(endpoint, token string) *client {
+func newClient(endpoint, token string, dial func(ctx context.Context, network, address string) (net.Conn, error)) *client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.DialContext = (&net.Dialer{Timeout: dialTimeout}).DialContext
+	if dial != nil {
+		transport.DialContext, transport.Proxy, transport.MaxConnsPerHost = dial, nil, 1
+	}
 	transport.ResponseHeaderTimeout = askTimeout
 	transport.DisableCompression = true // bytes of files are counted
 	return &client{endpoint, token, &http.Client{Transport: transport}, retryPause, stallLimit}
@@ -161,6 +164,22 @@ func (c *client) resolve(ctx context.Context, ref Ref) (Model, error) {
 		}
 	}
 	return m, nil
+}
+
+// names lists the models that the endpoint has.
+func (c *client) names(ctx context.Context) (names []string, err error) {
+	var list []struct {
+		ID string `json:"id"`
+	}
+	if _, err := c.read(ctx, c.endpoint+"/api/models", "list of models", &list); err != nil {
+		return nil, err
+	}
+	for _, m := range list {
+		if _, err := ParseRef(m.ID); err == nil {
+			names = append(names, m.ID)
+		}
+	}
+	return names, nil
 }
 
 // list returns a repository's files.

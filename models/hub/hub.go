@@ -17,6 +17,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"os"
 	"strings"
@@ -48,6 +49,8 @@ type Puller struct {
 	Token    string // sent to the endpoint only
 	Cache    Cache
 	Offline  bool
+	// Dial reaches the endpoint if it is no address of the network, such as a device that this one is connected with.
+	Dial     func(ctx context.Context, network, address string) (net.Conn, error)
 	Progress Progress                                           // may be nil
 	Check    func(ctx context.Context, m Model, h Remote) error // asked before a download begins; may be nil
 }
@@ -125,6 +128,15 @@ func (p *Puller) Pull(ctx context.Context, ref Ref) (path string, m Model, err e
 	return path, m, err
 }
 
+// Names lists the models that the endpoint offers, as user/repo: for endpoints that have few.
+func (p *Puller) Names(ctx context.Context) ([]string, error) {
+	c, err := p.client(Ref{})
+	if err != nil {
+		return nil, err
+	}
+	return c.names(ctx)
+}
+
 // client speaks with the hub that a reference or the environment names.
 func (p *Puller) client(ref Ref) (*client, error) {
 	endpoint, token := p.Endpoint, p.Token
@@ -143,7 +155,7 @@ func (p *Puller) client(ref Ref) (*client, error) {
 	if token != "" && u.Scheme != "https" && u.Hostname() != "127.0.0.1" && u.Hostname() != "localhost" {
 		return nil, fmt.Errorf("HF_TOKEN is not sent unencrypted: use https for %s, or unset HF_TOKEN", u.Host)
 	}
-	return newClient(endpoint, token), nil
+	return newClient(endpoint, token, p.Dial), nil
 }
 
 // endpointVariable is the variable that names the hub now.

@@ -358,7 +358,7 @@ func TestPullOnAFullDisk(t *testing.T) {
 	}
 	defer full.Close()
 	part := &part{file: full, hash: sha256.New(), want: File{Path: one, Size: 10_000, SHA256: hex.EncodeToString(sum[:])}, tell: func(int64) {}}
-	c := newClient(h.URL, "")
+	c := newClient(h.URL, "", nil)
 	if err := c.fill(context.Background(), Model{Repo: "user/repo", Commit: hubtest.Commit}, part); !errors.Is(err, ErrNoSpace) || len(h.Ranges) != 1 {
 		t.Errorf("a full disk: %v after %d requests", err, len(h.Ranges))
 	}
