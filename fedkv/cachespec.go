@@ -22,11 +22,12 @@ func (s CacheSpec) Bytes(shape Shape) int64 {
 		if l < s.Sync.Len() && s.Sync.Sync(l) {
 			cells = s.SyncCells
 		}
-		padded := (int64(cells) + cellPadding - 1) / cellPadding * cellPadding
-		n += padded * int64(layer.K+layer.V) * 2
+		n += padded(cells) * int64(layer.K+layer.V) * bytesF16
 	}
 	return n
 }
+
+func padded(cells int) int64 { return (int64(cells) + cellPadding - 1) / cellPadding * cellPadding }
 
 // Validate returns an error unless every count is positive and the sync layers can hold what the local ones hold.
 func (s CacheSpec) Validate() error {

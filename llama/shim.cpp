@@ -21,6 +21,10 @@
 #include <string>
 #include <vector>
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 extern "C" int32_t shimHook(int32_t il, int32_t * pos, size_t n, uintptr_t handle); // exported by hook.go
 
 extern "C" void shimOutput(int32_t il, int32_t * pos, size_t n, float * rows, uint32_t n_embd,
@@ -70,9 +74,19 @@ void shim_log_init(void) {
     llama_log_set(on_log, nullptr);
 }
 
+// glibc raises the size from which it maps memory to that of the largest block ever freed, and keeps smaller ones for each
+// thread: the caches of sessions that are over, opened on one thread after the other, would stay. A fixed size turns this off.
+static void return_memory() {
+#ifdef __GLIBC__
+    mallopt(M_MMAP_THRESHOLD, 1 << 20);
+    mallopt(M_ARENA_MAX, 2);
+#endif
+}
+
 size_t shim_backends_load(const char * dir) {
     static std::once_flag once;
     std::call_once(once, [dir] {
+        return_memory();
         // where none is linked in; llama_backend_init's own search would take what lies in the working directory, too
         if (ggml_backend_reg_count() == 0) {
             ggml_backend_load_all_from_path(dir);

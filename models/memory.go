@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 
+	"fedattn/fedkv"
 	"fedattn/models/gguf"
 )
 
@@ -14,14 +15,38 @@ var ErrMemory = errors.New("not enough memory")
 
 // Need is what a model takes in memory, in bytes. It is an estimate from the file's header.
 type Need struct {
-	Weights int64
+	File    int64 // all its files
+	Weights int64 // what is there without a session: the files, and the program
 	Scratch int64 // of one evaluation
-	KVToken int64 // of one token in an f16 cache
+	KVToken int64 // of one token: its rows in an f16 cache, and its part of the masks
 }
 
-// NeedOf estimates a model whose files have weights bytes together.
+// microBatch is how many tokens are evaluated at once.
+const microBatch = 512
+
+// NeedOf estimates a model whose files have weights bytes together, by the formula of package fedkv.
 func NeedOf(m gguf.Model, weights int64) Need {
-	return Need{Weights: weights, Scratch: m.ScratchBytes(), KVToken: m.KVBytes()}
+	none := fedkv.MemoryOf(SizeOf(m, weights), shapeOf(m), fedkv.CacheSpec{MicroBatch: microBatch, Outputs: 4}, fedkv.Wire{}, 0)
+	const tokens = 1 << 10
+	some := fedkv.MemoryOf(SizeOf(m, weights), shapeOf(m),
+		fedkv.CacheSpec{LocalCells: tokens, SyncCells: tokens, MicroBatch: microBatch, Outputs: 4}, fedkv.Wire{}, 0)
+	return Need{File: weights, Weights: none.Weights + none.Program, Scratch: none.Scratch, KVToken: (some.Session() - none.Session()) / tokens}
+}
+
+// SizeOf is what a header says, besides attention, about the memory of a model whose files have weights bytes together.
+func SizeOf(m gguf.Model, weights int64) fedkv.ModelSize {
+	return fedkv.ModelSize{Weights: weights, Width: m.Width, FeedForward: m.FeedForward, Vocabulary: m.Vocabulary}
+}
+
+func shapeOf(m gguf.Model) (shape fedkv.Shape) {
+	for _, l := range m.Layers {
+		layer := fedkv.LayerShape{K: l.K, V: l.V}
+		if l.Window {
+			layer.Window = m.Window
+		}
+		shape.Layers = append(shape.Layers, layer)
+	}
+	return shape
 }
 
 // At is what it takes with a cache of so many tokens.

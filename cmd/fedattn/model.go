@@ -72,16 +72,23 @@ func memoryLimit(c *cli.Context) (int64, error) {
 	return int64(min(n, math.MaxInt64/2)), err
 }
 
-// sessionMemory is what --memory leaves for caches beside the weights; 0 is no limit.
-func sessionMemory(c *cli.Context, engine *llama.Engine) int64 {
+// modelSize is what the file of a loaded model says about memory; zero for one that says nothing.
+func modelSize(engine *llama.Engine) fedkv.ModelSize {
+	need, m, err := models.NeedOfFile(engine.Path())
+	if err != nil {
+		return fedkv.ModelSize{}
+	}
+	return models.SizeOf(m, need.File)
+}
+
+// sessionMemory is what --memory leaves for sessions beside the weights and the program; 0 is no limit.
+func sessionMemory(c *cli.Context, size fedkv.ModelSize) int64 {
 	limit, err := memoryLimit(c)
 	if err != nil || limit == 0 {
 		return 0
 	}
-	if info, err := os.Stat(engine.Path()); err == nil {
-		limit -= info.Size()
-	}
-	return max(limit, 1)
+	idle := fedkv.MemoryOf(size, fedkv.Shape{}, fedkv.CacheSpec{}, fedkv.Wire{}, 0)
+	return max(limit-idle.Total(), 1)
 }
 
 // loadEngine loads the model that the flags name, and lets it evaluate the public words by which others tell whether it

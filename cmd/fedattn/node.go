@@ -148,10 +148,11 @@ func runNode(c *cli.Context) error {
 	if !c.Bool("no-share-model") {
 		fetched = shareModel(engine.Path(), log)
 	}
+	size := modelSize(engine)
 	contributor := node.NewContributor(node.ContributorConfig{
 		Fetched: fetched,
-		Engine:  engine, Peers: peers{Endpoint: endpoint, allow: owner.rowsTo}, Owner: owner, Self: self(engine, deviceName(c), fedkv.RoleContributor),
-		Signer: identity, Device: transport.DeviceOf, ID: string(identity.ID()), Source: source, MaxContext: most, LocalRows: local, Sessions: c.Int("max-sessions"), Rows: kept(rows), Memory: sessionMemory(c, engine),
+		Engine:  engine, Model: size, Peers: peers{Endpoint: endpoint, allow: owner.rowsTo}, Owner: owner, Self: self(engine, deviceName(c), fedkv.RoleContributor),
+		Signer: identity, Device: transport.DeviceOf, ID: string(identity.ID()), Source: source, MaxContext: most, LocalRows: local, Sessions: c.Int("max-sessions"), Rows: kept(rows), Memory: sessionMemory(c, size),
 		OnSession: owner.keep, Log: log,
 	})
 	open, leave := context.WithCancel(c.Context) // new questions are welcome

@@ -43,6 +43,7 @@ type Source interface {
 // ContributorConfig is what a contributor's owner wants.
 type ContributorConfig struct {
 	Engine Engine
+	Model  fedkv.ModelSize // of the engine's model, for Memory
 	Peers  Peers
 	Self   fedkv.Hello // role contributor
 	ID     string
@@ -71,7 +72,7 @@ type ContributorConfig struct {
 	// kept. In lockstep rows depend on others, and are not.
 	Rows     RowCache
 	Sessions int   // evaluated at once; 0: 1
-	Memory   int64 // bytes for their caches; 0: no limit
+	Memory   int64 // bytes for what they take by fedkv.MemoryOf; 0: no limit
 	Queue    int   // sessions that may wait for their turn; 0: 16
 
 	// OnSession is told what each session gave away. It may be nil, and is called from several goroutines.
@@ -545,7 +546,8 @@ func (s *contribution) admit() error {
 // use waits for this session's turn to use the engine. The publisher hears how long that will be.
 func (s *contribution) use(spec fedkv.CacheSpec) (err error) {
 	if s.lease == nil {
-		s.lease, err = s.host.turns.take(s.x.live, s.link.ID(), spec.Bytes(s.x.shape), func(place int, wait time.Duration) {
+		need := fedkv.MemoryOf(s.host.cfg.Model, s.x.shape, spec, s.plan.Wire, len(s.tokens)).Session()
+		s.lease, err = s.host.turns.take(s.x.live, s.link.ID(), need, func(place int, wait time.Duration) {
 			_ = s.x.step(fedkv.Queued{Place: place, Wait: wait}) // a session that is over has nothing to say
 		})
 	}

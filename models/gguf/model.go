@@ -136,12 +136,3 @@ func (m Model) KVBytes() int64 {
 	}
 	return n
 }
-
-// batch is how many tokens llama.cpp evaluates at once.
-const batch = 512
-
-// ScratchBytes estimates what one evaluation takes beside weights and cache: activations of a batch in float32, and
-// logits.
-func (m Model) ScratchBytes() int64 {
-	return 4 * (batch*int64(6*m.Width+3*m.FeedForward) + 4*int64(m.Vocabulary))
-}
