@@ -99,7 +99,14 @@ type owner struct {
 	mu      sync.Mutex
 	day     string                   // of used
 	used    map[string]policy.Amount // by peer, today
-	sources map[string]node.Source   // by the names of the documents in it
+	taking  map[fedkv.SessionID]taking
+	sources map[string]node.Source // by the names of the documents in it
+}
+
+// taking is what a session under way may still add to its peer's day.
+type taking struct {
+	peer   string
+	amount policy.Amount
 }
 
 // newOwner reads what peers have had today.
@@ -107,6 +114,7 @@ func newOwner(m *members, p policy.Policy, identity transport.Identity, console 
 	o := &owner{
 		members: m, policy: p, receipts: receipt.NewLog(m.dir, identity), console: console, log: log,
 		day: today(), used: map[string]policy.Amount{}, sources: map[string]node.Source{},
+		taking: map[fedkv.SessionID]taking{},
 	}
 	err := receipt.Read(m.dir, nil, func(e receipt.Entry) error {
 		if e.Err != nil {
@@ -130,12 +138,37 @@ func (o *owner) count(peer string, tokens int, bytes int64) {
 	o.used[peer] = policy.Amount{Tokens: u.Tokens + tokens, Bytes: u.Bytes + policy.Bytes(bytes)}
 }
 
-// grant is what a peer may have now.
+// grant is what a peer may have now, beside its sessions under way.
 func (o *owner) grant(peer policy.Peer) (policy.Grant, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	return o.grantLocked(peer)
+}
+
+func (o *owner) grantLocked(peer policy.Peer) (policy.Grant, error) {
 	o.count(peer.ID, 0, 0) // so that a new day begins
-	return o.policy.Grant(peer, o.used[peer.ID])
+	used := o.used[peer.ID]
+	for _, t := range o.taking {
+		if t.peer == peer.ID {
+			used.Tokens += t.amount.Tokens
+			used.Bytes += t.amount.Bytes
+		}
+	}
+	return o.policy.Grant(peer, used)
+}
+
+// take sets what a session asks for aside, if the peer may have it: two at a time must not take twice what is left.
+func (o *owner) take(peer policy.Peer, r node.Request) (policy.Grant, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	g, err := o.grantLocked(peer)
+	if err == nil {
+		err = g.Admits(r.Tokens, r.Bytes)
+	}
+	if err == nil {
+		o.taking[r.Plan.Session] = taking{peer.ID, policy.Amount{Tokens: r.Tokens, Bytes: policy.Bytes(r.Bytes)}}
+	}
+	return g, err
 }
 
 // Admit implements node.Owner.
@@ -197,15 +230,9 @@ func (o *owner) Consent(ctx context.Context, r node.Request) error {
 			return err
 		}
 	}
-	g, err := o.grant(peer)
-	if err != nil {
+	g, err := o.take(peer, r)
+	if err != nil || !g.AskMeFirst {
 		return err
-	}
-	if err := g.Admits(r.Tokens, r.Bytes); err != nil {
-		return err
-	}
-	if !g.AskMeFirst {
-		return nil
 	}
 	who := peer.Name
 	if who == "" {
@@ -244,6 +271,7 @@ func (o *owner) keep(c node.Contribution) {
 		}
 	}
 	o.mu.Lock()
+	delete(o.taking, c.Session)
 	o.count(c.Publisher, c.Tokens, c.Bytes)
 	o.mu.Unlock()
 	if err := o.receipts.Append(r); err != nil {
