@@ -10,8 +10,10 @@ import (
 const (
 	// textWindow is how many bytes of a text in a row count as found: too many to be there by chance.
 	textWindow = 12
-	// tokenWindow is how many tokens in a row do.
+	// tokenWindow is how many tokens in a row do, if they take at least tokenBytes as they are written: a few small numbers
+	// are somewhere in any large file.
 	tokenWindow = 4
+	tokenBytes  = 8
 )
 
 // Text is what must not be in a record.
@@ -62,8 +64,8 @@ func appendCBOR(b []byte, t int32) []byte {
 
 type needle struct{ name, as, piece string }
 
-// Search looks for pieces of texts in a record: any 12 bytes in a row of a text as it is, and any 4 tokens in a row in
-// the encodings that a program would use. It returns one finding for each text, encoding and entry.
+// Search looks for pieces of texts in a record: any 12 bytes in a row of a text as it is, and any 4 tokens in a row, or
+// as many as take 8 bytes, in the encodings that a program would use. It returns one finding for each text, encoding and entry.
 func Search(record io.Reader, texts []Text) ([]Finding, error) {
 	// needles by length, so that one pass with a window of each length finds them all
 	needles := map[int]map[string]needle{}
@@ -81,10 +83,16 @@ func Search(record io.Reader, texts []Text) ([]Finding, error) {
 		for i := 0; i+tokenWindow <= len(t.Tokens); i++ {
 			for _, e := range encodings {
 				var b []byte
-				for _, token := range t.Tokens[i : i+tokenWindow] {
-					b = e.append(b, token)
+				n := 0
+				for _, token := range t.Tokens[i:] {
+					if n >= tokenWindow && len(b) >= tokenBytes {
+						break
+					}
+					b, n = e.append(b, token), n+1
 				}
-				add(string(b), needle{t.Name, e.name, fmt.Sprint(t.Tokens[i : i+tokenWindow])})
+				if len(b) >= tokenBytes {
+					add(string(b), needle{t.Name, e.name, fmt.Sprint(t.Tokens[i : i+n])})
+				}
 			}
 		}
 	}
