@@ -561,7 +561,7 @@ func (b *battlefield) publish(a attack, random *rand.Rand) (heard []fedkv.Code, 
 	r := b.raider(conn, control, fedkv.RolePublisher, random)
 	random2 := rand.New(rand.NewPCG(random.Uint64(), 1))
 	for i := range r.plan.Session {
-		r.plan.Session[i] = byte(1 + random2.IntN(127))
+		r.plan.Session[i] = byte(64 + random2.IntN(64)) // none that the attacks look for
 	}
 	frames := &frameReader{from: control}
 	if a.when != fedkv.MessageHello {
