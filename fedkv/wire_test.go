@@ -515,7 +515,8 @@ func FuzzDecodeRow(f *testing.F) {
 		if err := typ.CheckFinite(src); err != nil {
 			return
 		}
-		row := make([]float32, len(src)/types[typ].bytes*types[typ].elements)
+		group := types[typ.Base()]
+		row := make([]float32, len(src)/group.bytes*group.elements)
 		if err := typ.DecodeRow(row, src); err != nil {
 			if len(row) > 0 && len(row) <= MaxRowElements {
 				t.Fatal(err)
