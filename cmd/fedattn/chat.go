@@ -152,6 +152,11 @@ func assistantConfig(c *cli.Context, party party, engine *llama.Engine, wire *wi
 	if err != nil {
 		return cfg, nil, err
 	}
+	if x.Schedules.Regime() == fedkv.Lockstep && len(party.docs) > 0 && len(party.addresses) > 0 {
+		// each document is a contributor that comes and goes, and nobody could send it rows
+		return cfg, nil, usagef("--doc with --schedule %s: in lockstep the peers would have to reach this device's own documents; "+
+			"use gather, or start a node for them", c.String("schedule"))
+	}
 	contacts, hangUp, err := network(c, party, x, wire)
 	if err != nil {
 		return cfg, nil, err
