@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -40,6 +41,18 @@ func (l lookout) reach(ctx context.Context, to transport.PeerAddress) (node.Link
 	ctx, cancel := context.WithTimeout(ctx, findTime+2*transport.HandshakeTimeout)
 	defer cancel()
 	return l.discovery.dial(ctx, peers{Endpoint: l.endpoint, called: func(transport.ID) string { return to.Name }}, to)
+}
+
+// reachOne connects to one device until hangUp is called.
+func reachOne(c *cli.Context, to transport.PeerAddress) (link node.Link, hangUp func(), err error) {
+	l, err := newLookout(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	if link, err = l.reach(c.Context, to); err != nil {
+		return nil, nil, errors.Join(err, l.endpoint.Close())
+	}
+	return link, func() { _, _ = link.Close(0, ""), l.endpoint.Close() }, nil
 }
 
 // echo is the time to a device and back.
@@ -144,16 +157,11 @@ func runPing(c *cli.Context) error {
 	if err != nil {
 		return usagef("%v", err)
 	}
-	l, err := newLookout(c)
+	link, hangUp, err := reachOne(c, to)
 	if err != nil {
 		return err
 	}
-	defer l.endpoint.Close()
-	link, err := l.reach(c.Context, to)
-	if err != nil {
-		return err
-	}
-	defer link.Close(0, "")
+	defer hangUp()
 	for i := range c.Int("count") {
 		if i > 0 {
 			select {

@@ -95,16 +95,11 @@ func pullFrom(c *cli.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	l, err := newLookout(c)
+	link, hangUp, err := reachOne(c, to)
 	if err != nil {
 		return err
 	}
-	defer l.endpoint.Close()
-	link, err := l.reach(c.Context, to)
-	if err != nil {
-		return err
-	}
-	defer link.Close(0, "")
+	defer hangUp()
 	source, done, err := modelSource(c)
 	if err != nil {
 		return err
