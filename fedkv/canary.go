@@ -26,7 +26,7 @@ const (
 // What two engines may differ by: the distance between a vector's projections, in lengths of the longer one. Measured
 // distances are in docs/design.md.
 const (
-	canaryTolerance = 0.3 // of the same weights on another processor
+	canaryTolerance = 0.5 // of the same weights on another processor
 	canaryWeights   = 0.9 // of the same model in another quantisation
 )
 
