@@ -97,13 +97,18 @@ func loadEngine(c *cli.Context) (*llama.Engine, error) {
 	if err := checkModel(c); err != nil {
 		return nil, err
 	}
-	path, err := locateModel(c)
+	path, err := locateModel(c, wantedModel(c))
 	if err != nil {
 		return nil, err
 	}
-	if err := checkMemory(c, path); err != nil {
+	if err := checkMemory(c, path, held{}); err != nil {
 		return nil, err
 	}
+	return loadWhole(c, path)
+}
+
+// loadWhole loads a file, and evaluates the canary.
+func loadWhole(c *cli.Context, path string) (*llama.Engine, error) {
 	engine, err := loadFile(c, path)
 	if err != nil {
 		return nil, err
@@ -115,14 +120,20 @@ func loadEngine(c *cli.Context) (*llama.Engine, error) {
 	return engine, nil
 }
 
-// locateModel is the file of the model that the flags name; one that is named by its place on a hub is brought.
-func locateModel(c *cli.Context) (string, error) {
+// wantedModel is the model that the flags name: a file, or a name that locateModel knows.
+func wantedModel(c *cli.Context) string {
 	name := c.String("hf")
 	if name == "" {
-		name = c.String("model")
-	} else if ref, err := hub.ParseRef(name); err == nil {
-		name = ref.String()
+		return c.String("model")
 	}
+	if ref, err := hub.ParseRef(name); err == nil {
+		return ref.String()
+	}
+	return name
+}
+
+// locateModel is the file of a model; one that is named by its place on a hub is brought.
+func locateModel(c *cli.Context, name string) (string, error) {
 	if _, named := models.Named(name); !named {
 		return name, nil
 	}
@@ -134,23 +145,38 @@ func locateModel(c *cli.Context) (string, error) {
 	return source.Find(c.Context, name)
 }
 
-// checkMemory refuses a model that does not fit into the free memory, or what --memory allows of it. What is wrong with the file is said by whoever
-// loads it.
-func checkMemory(c *cli.Context, path string) error {
+// held is the memory of models that are loaded.
+type held struct {
+	weights int64 // bytes of their files
+	all     int64 // with contexts
+}
+
+// needOf is what a file takes with the context that it is loaded with, and false if it is no model.
+func needOf(c *cli.Context, path string) (need models.Need, context int, ok bool) {
+	need, m, err := models.NeedOfFile(path)
+	if err != nil {
+		return need, 0, false
+	}
+	context = max(1, c.Int("context"))
+	if m.Context > 0 {
+		context = min(context, m.Context)
+	}
+	return need, context, true
+}
+
+// checkMemory refuses a model that does not fit into the free memory, or what --memory allows of it, beside others. What
+// is wrong with the file is said by whoever loads it.
+func checkMemory(c *cli.Context, path string, others held) error {
 	limit, err := memoryLimit(c)
 	if err != nil {
 		return err
 	}
-	need, m, err := models.NeedOfFile(path)
-	if err != nil {
+	need, context, ok := needOf(c, path)
+	if !ok {
 		return nil
 	}
 	if limit > 0 {
-		context := max(1, c.Int("context"))
-		if m.Context > 0 {
-			context = min(context, m.Context)
-		}
-		if at := need.At(context); at > limit {
+		if at := need.At(context); at+others.all > limit {
 			return fmt.Errorf("%s with %d tokens takes %s, --memory allows %s: give a smaller --context, more --memory, or a smaller model",
 				filepath.Base(path), context, bytesText(at), bytesText(limit))
 		}
@@ -158,7 +184,11 @@ func checkMemory(c *cli.Context, path string) error {
 	if c.Bool("no-memory-check") {
 		return nil
 	}
-	if _, err := need.Check(models.Available(), max(1, c.Int("context"))); err != nil {
+	free := models.Available()
+	if free > 0 { // weights are pages of files, which the system calls available even while they are in use
+		free = max(1, free-others.weights)
+	}
+	if _, err := need.Check(free, max(1, c.Int("context"))); err != nil {
 		return fmt.Errorf("%s: %w, or say --no-memory-check", filepath.Base(path), err)
 	}
 	return nil
@@ -213,7 +243,7 @@ func contextSize(c *cli.Context, engine *llama.Engine) (int, error) {
 	if trained <= 0 || most <= trained {
 		return most, nil
 	}
-	if c.IsSet("context") {
+	if c.IsSet("context") && len(c.StringSlice("also")) == 0 { // of several models each one takes what it can
 		return 0, usagef("--context %d: the model was trained for %d tokens; give at most those", most, trained)
 	}
 	return trained, nil

@@ -39,6 +39,7 @@ func serveCommand() *cli.Command {
 				&cli.StringFlag{Name: "http", Value: "127.0.0.1:8080", Usage: "TCP `ADDRESS` to listen on", EnvVars: []string{"FEDATTN_HTTP"}, Category: server},
 				&cli.StringFlag{Name: "api-key-file", Usage: "`FILE` with the key that clients have to know", EnvVars: []string{"FEDATTN_API_KEY_FILE"}, Category: server},
 				&cli.StringFlag{Name: "alias", Usage: "`NAME` of the model for clients", DefaultText: "that of its file", EnvVars: []string{"FEDATTN_ALIAS"}, Category: server},
+				alsoFlag(server),
 				&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "a log of the sessions on stderr", DisableDefaultText: true, Category: server},
 				drainFlag("requests under way", server), nameFlag(), configFlag(),
 			}),
@@ -73,6 +74,10 @@ func runServe(c *cli.Context) (err error) {
 		return err
 	}
 	party, err := readParty(c)
+	if err != nil {
+		return err
+	}
+	models, err := alsoServed(c)
 	if err != nil {
 		return err
 	}
@@ -111,27 +116,20 @@ func runServe(c *cli.Context) (err error) {
 	})
 	fmt.Fprintf(c.App.Writer, "http://%s\n", listener.Addr())
 
-	engine, err := loadEngine(c)
-	if err != nil {
+	if err := locate(c, models); err != nil {
 		return err
 	}
-	defer engine.Close()
-	cfg, hangUp, err := assistantConfig(c, party, engine, &wireRecord{})
-	if err != nil {
-		return err
-	}
-	defer hangUp()
 	b := &backend{
-		cfg: cfg, party: party, sampling: sampling, context: c.Context, name: c.String("alias"), one: make(chan struct{}, 1),
-		told: reporter{addresses: party.addresses, wire: cfg.Setting.Wire, err: c.App.ErrWriter}, system: c.String("system"),
-	}
-	if b.name == "" {
-		b.name = modelName(c)
+		cli: c, models: models, party: party, sampling: sampling, one: make(chan struct{}, 1),
+		told: reporter{addresses: party.addresses, err: c.App.ErrWriter}, system: c.String("system"),
 	}
 	if b.dir, err = configDir(c); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.close()) }()
+	if err := b.load(&b.models[0]); err != nil {
+		return err
+	}
 	server.Ready(b)
 	select {
 	case err := <-failed:
@@ -154,27 +152,24 @@ func modelName(c *cli.Context) string {
 	return strings.TrimSuffix(filepath.Base(name), ".gguf")
 }
 
-// backend answers for the API, one request at a time. It keeps the last conversation: a request that continues it finds
-// everything that was evaluated still there, and the rows of peers and documents stay for the next one.
+// backend answers for the API, one request at a time. It keeps each model's last conversation: a request that continues it
+// finds everything that was evaluated still there, and the rows of peers and documents stay for the next one.
 type backend struct {
-	cfg      assistant.Config
+	cli      *cli.Context // flags of every model
 	party    party
 	sampling assistant.Sampling
-	context  context.Context
 	told     reporter
-	name     string
 	dir      string // of receipts
 	system   string // where a request has none
 
-	one  chan struct{} // held by the request that runs
-	talk *assistant.Assistant
+	one      chan struct{} // held by the request that runs; models are its own but for reading engine, which takes mu too
+	models   []served      // the first is the default
+	requests int           // that needed a model so far
 
 	mu       sync.Mutex
+	last     string      // model of the last answer
 	overview *federation // of the last answer
 }
-
-// Models implements api.Backend.
-func (b *backend) Models() []string { return []string{b.name} }
 
 // Answer implements api.Backend.
 func (b *backend) Answer(ctx context.Context, r api.Request, emit func(string) error) (result api.Result, err error) {
@@ -188,7 +183,11 @@ func (b *backend) Answer(ctx context.Context, r api.Request, emit func(string) e
 	if err != nil {
 		return result, err
 	}
-	talk, done, err := b.conversation(r)
+	m := b.modelNamed(r.Model)
+	if err := b.load(m); err != nil {
+		return result, notLoaded(m, err)
+	}
+	talk, done, err := b.conversation(m, r)
 	if err != nil {
 		return result, asked(err)
 	}
@@ -201,9 +200,11 @@ func (b *backend) Answer(ctx context.Context, r api.Request, emit func(string) e
 	if b.party.somebody && b.present(report.Peers) == 0 {
 		return result, fmt.Errorf("no peer took part")
 	}
-	told := b.told.federation(report)
+	reporter := b.told
+	reporter.wire = m.cfg.Setting.Wire
+	told := reporter.federation(report)
 	b.mu.Lock()
-	b.overview = &told
+	b.last, b.overview = m.name, &told
 	b.mu.Unlock()
 	total := report.Layout.Total()
 	result = api.Result{
@@ -219,12 +220,12 @@ func (b *backend) Answer(ctx context.Context, r api.Request, emit func(string) e
 	return result, nil
 }
 
-// conversation is the one that a request continues.
-func (b *backend) conversation(r api.Request) (talk *assistant.Assistant, done func(), err error) {
+// conversation is the one of a model that a request continues.
+func (b *backend) conversation(m *served, r api.Request) (talk *assistant.Assistant, done func(), err error) {
 	if r.Raw {
-		cfg := b.cfg
+		cfg := m.cfg
 		cfg.Raw = true
-		talk, err := assistant.Open(b.context, cfg, "", b.party.docs...)
+		talk, err := assistant.Open(b.cli.Context, cfg, "", b.party.docs...)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -234,8 +235,8 @@ func (b *backend) conversation(r api.Request) (talk *assistant.Assistant, done f
 	if system == "" {
 		system = b.system
 	}
-	if b.talk == nil {
-		if b.talk, err = assistant.Open(b.context, b.cfg, system, b.party.docs...); err != nil {
+	if m.talk == nil {
+		if m.talk, err = assistant.Open(b.cli.Context, m.cfg, system, b.party.docs...); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -243,17 +244,22 @@ func (b *backend) conversation(r api.Request) (talk *assistant.Assistant, done f
 	for _, t := range r.Turns {
 		turns = append(turns, assistant.Turn{User: t.User, Answer: t.Answer})
 	}
-	if err := b.talk.Take(system, turns); err != nil {
-		return nil, nil, errors.Join(err, b.close()) // begun anew by the next request
+	if err := m.talk.Take(system, turns); err != nil {
+		return nil, nil, errors.Join(err, m.forget()) // begun anew by the next request
 	}
-	return b.talk, func() {}, nil
+	return m.talk, func() {}, nil
 }
 
-func (b *backend) close() error {
-	if b.talk == nil {
+// close waits for the request that runs, whose context has ended, and frees every model. One that does not end, in the
+// middle of loading a model, ends with the process.
+func (b *backend) close() (err error) {
+	select {
+	case b.one <- struct{}{}:
+	case <-time.After(shutdownTime):
 		return nil
 	}
-	err := b.talk.Close()
-	b.talk = nil
+	for i := range b.models {
+		err = errors.Join(err, b.unload(&b.models[i]))
+	}
 	return err
 }

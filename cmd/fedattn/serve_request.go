@@ -73,11 +73,12 @@ func (b *backend) present(peers []node.PeerReport) (n int) {
 
 // overviewJSON is what the page shows.
 type overviewJSON struct {
-	Model     string         `json:"model"`
-	Busy      bool           `json:"busy"`
-	Peers     []overviewPeer `json:"peers"`
-	Documents []overviewDoc  `json:"documents"`
-	Receipts  []receiptLine  `json:"receipts"` // the latest of this device's node, newest first
+	Model     string          `json:"model"` // of the last answer
+	Models    []overviewModel `json:"models"`
+	Busy      bool            `json:"busy"`
+	Peers     []overviewPeer  `json:"peers"`
+	Documents []overviewDoc   `json:"documents"`
+	Receipts  []receiptLine   `json:"receipts"` // the latest of this device's node, newest first
 }
 
 type receiptLine struct {
@@ -91,6 +92,11 @@ type receiptLine struct {
 
 // shownReceipts is how many receipts the page shows.
 const shownReceipts = 10
+
+type overviewModel struct {
+	Name   string `json:"name"`
+	Loaded bool   `json:"loaded"`
+}
 
 type overviewPeer struct {
 	peerJSON
@@ -106,9 +112,15 @@ type overviewDoc struct {
 // Overview implements api.Backend.
 func (b *backend) Overview() any {
 	b.mu.Lock()
-	last := b.overview
+	last, model := b.overview, b.last
 	b.mu.Unlock()
-	o := overviewJSON{Model: b.name, Busy: len(b.one) > 0, Peers: []overviewPeer{}, Documents: []overviewDoc{}, Receipts: b.receipts()}
+	if model == "" {
+		model = b.models[0].name
+	}
+	o := overviewJSON{Model: model, Busy: len(b.one) > 0, Peers: []overviewPeer{}, Documents: []overviewDoc{}, Receipts: b.receipts()}
+	for _, m := range b.Models() {
+		o.Models = append(o.Models, overviewModel{m.Name, m.Loaded})
+	}
 	for i, a := range b.party.addresses {
 		p := overviewPeer{peerJSON{Name: a.Name, ID: string(a.ID)}, "not asked yet"}
 		if p.Name == "" {

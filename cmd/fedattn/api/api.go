@@ -16,12 +16,18 @@ import (
 
 // Backend answers. Answer may be called from several goroutines; it decides itself how many run at once.
 type Backend interface {
-	// Models are the names that clients may give; the first is the default.
-	Models() []string
+	// Models are those that clients may choose from, always the same ones; the first is the default.
+	Models() []Model
 	// Answer answers a request; emit gets the text as it comes, whole characters at a time.
 	Answer(ctx context.Context, r Request, emit func(text string) error) (Result, error)
 	// Overview is what the page shows of peers and documents, as JSON.
 	Overview() any
+}
+
+// Model is one that clients may choose.
+type Model struct {
+	Name   string
+	Loaded bool // it is in memory; another one is loaded when it is asked
 }
 
 // Request is what a client wants.
@@ -113,6 +119,7 @@ func (s *Server) Ready(b Backend) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.backend = b
+	s.metrics.serves(b.Models())
 }
 
 func (s *Server) ready() (Backend, error) {
@@ -195,6 +202,11 @@ type modelInfo struct {
 	Object  string `json:"object"`
 	Created int64  `json:"created"`
 	OwnedBy string `json:"owned_by"`
+	Status  status `json:"status"` // as llama-server's
+}
+
+type status struct {
+	Value string `json:"value"` // loaded or unloaded
 }
 
 func (s *Server) models(w http.ResponseWriter, _ *http.Request) {
@@ -204,8 +216,12 @@ func (s *Server) models(w http.ResponseWriter, _ *http.Request) {
 		return
 	}
 	list := modelList{Object: "list", Data: []modelInfo{}}
-	for _, name := range b.Models() {
-		list.Data = append(list.Data, modelInfo{name, "model", s.started.Unix(), "fedattn"})
+	for _, m := range b.Models() {
+		state := status{"unloaded"}
+		if m.Loaded {
+			state.Value = "loaded"
+		}
+		list.Data = append(list.Data, modelInfo{m.Name, "model", s.started.Unix(), "fedattn", state})
 	}
 	writeJSON(w, http.StatusOK, list)
 }

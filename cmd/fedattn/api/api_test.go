@@ -33,8 +33,8 @@ type parrot struct {
 	released chan error    // why the wait ended
 }
 
-func (p *parrot) Models() []string { return []string{"parrot", "other"} }
-func (p *parrot) Overview() any    { return map[string]any{"model": "parrot", "peers": []string{}} }
+func (p *parrot) Models() []Model { return []Model{{"parrot", true}, {"other", false}} }
+func (p *parrot) Overview() any   { return map[string]any{"model": "parrot", "peers": []string{}} }
 
 func (p *parrot) Answer(ctx context.Context, r Request, emit func(string) error) (Result, error) {
 	p.mu.Lock()
@@ -393,8 +393,9 @@ func TestMetricsAreLinted(t *testing.T) {
 		shown[lines.Text()] = true
 	}
 	for _, line := range []string{
-		"fedattn_prompt_tokens_total 20", "fedattn_generation_tokens_total 7", "fedattn_received_bytes_total 1000",
-		"fedattn_time_to_first_token_seconds_sum 1.5", `fedattn_http_requests_total{code="200",route="POST /v1/chat/completions"} 1`,
+		`fedattn_prompt_tokens_total{model_name="parrot"} 20`, `fedattn_generation_tokens_total{model_name="parrot"} 7`,
+		`fedattn_received_bytes_total{model_name="parrot"} 1000`, `fedattn_prompt_tokens_total{model_name="other"} 0`,
+		`fedattn_time_to_first_token_seconds_sum{model_name="parrot"} 1.5`, `fedattn_http_requests_total{code="200",route="POST /v1/chat/completions"} 1`,
 	} {
 		if !shown[line] {
 			t.Errorf("there is no %q in\n%s", line, text)

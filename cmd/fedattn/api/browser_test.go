@@ -32,6 +32,7 @@ type gardener struct{ parrot }
 func (g *gardener) Overview() any {
 	return map[string]any{
 		"model": "garden.gguf", "busy": false,
+		"models":    []any{map[string]any{"name": "parrot", "loaded": true}, map[string]any{"name": "other", "loaded": false}},
 		"peers":     []any{map[string]any{"name": "garden-pi", "tokens": 0, "bytes": 0, "state": "not asked yet"}},
 		"documents": []any{map[string]any{"name": "<b>notes</b>.txt", "tokens": 12, "policy": "for this device's answers only"}},
 		"receipts": []any{map[string]any{"time": "2026-06-01T10:00:00Z", "name": "laptop", "documents": []string{"log.txt"}, "bytes": 38100,
@@ -168,6 +169,16 @@ func TestPageInABrowser(t *testing.T) {
 	do(t, ctx, chromedp.KeyEvent("again"), chromedp.KeyEvent(kb.Enter), seen("#talk li:last-child", "“again”"))
 	if turns := g.last().Turns; len(turns) != 1 || turns[0].User != question {
 		t.Errorf("said before: %v", turns)
+	}
+
+	// where there are several models one can be chosen; the parrot knows them by their names
+	if got := g.last().Model; got != "parrot" {
+		t.Errorf("nobody chose, and %q is asked", got)
+	}
+	do(t, ctx, chromedp.Focus("#model"), chromedp.KeyEvent("o"), chromedp.Focus("#question"), chromedp.KeyEvent("once more"), chromedp.KeyEvent(kb.Enter),
+		seen("#talk li:last-child", "“once more”"))
+	if got := g.last().Model; got != "other" {
+		t.Errorf("of the other model's turn %q is asked", got)
 	}
 
 	// everything that can be used has a name

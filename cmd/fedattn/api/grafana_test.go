@@ -19,6 +19,7 @@ func TestDashboardAsksForKnownMetrics(t *testing.T) {
 	}
 	s := New(Config{})
 	s.metrics.request("r", 200, 1)
+	s.Ready(&parrot{})
 	families, err := s.Registry().Gather()
 	if err != nil {
 		t.Fatal(err)

@@ -18,15 +18,15 @@ type metrics struct {
 	requests  *prometheus.CounterVec
 	duration  *prometheus.HistogramVec
 	running   prometheus.Gauge
-	prompt    prometheus.Counter
-	cached    prometheus.Counter
-	generated prometheus.Counter
-	ttft      prometheus.Histogram
-	prefill   prometheus.Counter
-	decode    prometheus.Counter
-	sync      prometheus.Counter
-	received  prometheus.Counter
-	missing   prometheus.Counter
+	prompt    *prometheus.CounterVec
+	cached    *prometheus.CounterVec
+	generated *prometheus.CounterVec
+	ttft      *prometheus.HistogramVec
+	prefill   *prometheus.CounterVec
+	decode    *prometheus.CounterVec
+	sync      *prometheus.CounterVec
+	received  *prometheus.CounterVec
+	missing   *prometheus.CounterVec
 }
 
 // seconds from a hundredth to ten minutes: a Pi takes its time.
@@ -34,8 +34,9 @@ var seconds = []float64{0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 60, 120, 300, 600}
 
 func newMetrics(held func() float64) *metrics {
 	m := &metrics{registry: prometheus.NewRegistry()}
-	counter := func(name, help string) prometheus.Counter {
-		c := prometheus.NewCounter(prometheus.CounterOpts{Name: "fedattn_" + name, Help: help})
+	model := []string{"model_name"} // as vLLM's
+	counter := func(name, help string) *prometheus.CounterVec {
+		c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "fedattn_" + name, Help: help}, model)
 		m.registry.MustRegister(c)
 		return c
 	}
@@ -43,7 +44,7 @@ func newMetrics(held func() float64) *metrics {
 	m.duration = prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "fedattn_http_request_duration_seconds", Help: "Time to the end of the response.", Buckets: seconds}, []string{"route"})
 	m.running = prometheus.NewGauge(prometheus.GaugeOpts{Name: "fedattn_num_requests_running", Help: "Requests that are answered or wait for the model."})
 	places := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "fedattn_num_requests_held", Help: "Requests that hold a place in the queue, the one that runs among them."}, held)
-	m.ttft = prometheus.NewHistogram(prometheus.HistogramOpts{Name: "fedattn_time_to_first_token_seconds", Help: "From the request's turn to the first token of its answer.", Buckets: seconds})
+	m.ttft = prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "fedattn_time_to_first_token_seconds", Help: "From the request's turn to the first token of its answer.", Buckets: seconds}, model)
 	m.registry.MustRegister(m.requests, m.duration, m.running, places, m.ttft,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.prompt = counter("prompt_tokens_total", "Tokens that answers rest on, of this device and of peers.")
@@ -58,6 +59,14 @@ func newMetrics(held func() float64) *metrics {
 	return m
 }
 
+// serves makes the models' counters begin at zero.
+func (m *metrics) serves(list []Model) {
+	for _, model := range list {
+		m.ttft.WithLabelValues(model.Name)
+		m.counted(model.Name, Result{})
+	}
+}
+
 func (m *metrics) serve(w http.ResponseWriter, r *http.Request) { m.show.ServeHTTP(w, r) }
 
 func (m *metrics) request(route string, code int, took time.Duration) {
@@ -65,14 +74,19 @@ func (m *metrics) request(route string, code int, took time.Duration) {
 	m.duration.WithLabelValues(route).Observe(took.Seconds())
 }
 
-func (m *metrics) answered(r Result) {
-	m.prompt.Add(float64(r.PromptTokens))
-	m.cached.Add(float64(r.CachedTokens))
-	m.generated.Add(float64(r.CompletionTokens))
-	m.ttft.Observe(r.TTFTMS / 1000)
-	m.prefill.Add(r.PromptMS / 1000)
-	m.decode.Add(r.CompletionMS / 1000)
-	m.sync.Add(r.SyncMS / 1000)
-	m.received.Add(float64(r.ReceivedBytes))
-	m.missing.Add(float64(r.Missing))
+func (m *metrics) answered(model string, r Result) {
+	m.ttft.WithLabelValues(model).Observe(r.TTFTMS / 1000)
+	m.counted(model, r)
+}
+
+// counted adds up what came of a request.
+func (m *metrics) counted(model string, r Result) {
+	m.prompt.WithLabelValues(model).Add(float64(r.PromptTokens))
+	m.cached.WithLabelValues(model).Add(float64(r.CachedTokens))
+	m.generated.WithLabelValues(model).Add(float64(r.CompletionTokens))
+	m.prefill.WithLabelValues(model).Add(r.PromptMS / 1000)
+	m.decode.WithLabelValues(model).Add(r.CompletionMS / 1000)
+	m.sync.WithLabelValues(model).Add(r.SyncMS / 1000)
+	m.received.WithLabelValues(model).Add(float64(r.ReceivedBytes))
+	m.missing.WithLabelValues(model).Add(float64(r.Missing))
 }

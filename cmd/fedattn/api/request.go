@@ -278,9 +278,9 @@ func (c *completionBody) request() (r Request, err error) {
 func pick(b Backend, name string) (string, error) {
 	known := b.Models()
 	if name == "" && len(known) > 0 {
-		return known[0], nil
+		return known[0].Name, nil
 	}
-	if !slices.Contains(known, name) {
+	if !slices.ContainsFunc(known, func(m Model) bool { return m.Name == name }) {
 		return "", &Error{http.StatusNotFound, "invalid_request_error", "model_not_found", "model",
 			fmt.Sprintf("the model %q is not here; GET /v1/models lists what is", name)}
 	}

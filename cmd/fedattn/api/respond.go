@@ -174,7 +174,7 @@ func (s *Server) run(ctx context.Context, b Backend, req Request, emit func(stri
 		err = whole.end()
 	}
 	if err == nil {
-		s.metrics.answered(result)
+		s.metrics.answered(req.Model, result)
 	}
 	return result, err
 }

@@ -74,6 +74,7 @@ async function overview() {
   try {
     const o = await (await ask("v1/federation")).json();
     at("state").textContent = o.model + (o.busy ? ", answering" : ", ready");
+    showModels(o.models || []);
     showPeers(o.peers);
     at("documents").replaceChildren(...(o.documents.length ? o.documents : [{ name: "none", tokens: 0 }])
       .map((d) => element("li", d.name + (d.tokens ? ": " + d.tokens + " tokens" : "") + (d.policy ? ", " + d.policy : ""))));
@@ -82,6 +83,19 @@ async function overview() {
   } catch (e) {
     at("state").textContent = e.message;
   }
+}
+
+// showModels lets people choose, where there is a choice. What they chose stays chosen.
+function showModels(models) {
+  const chosen = at("model").value, names = models.map((m) => m.name);
+  at("choice").hidden = names.length < 2;
+  if (names.join("\n") === Array.from(at("model").options, (o) => o.value).join("\n")) return;
+  at("model").replaceChildren(...names.map((name) => {
+    const option = element("option", name);
+    option.value = name;
+    return option;
+  }));
+  if (names.includes(chosen)) at("model").value = chosen;
 }
 
 // pieces calls take with each event of an answer.
@@ -121,7 +135,7 @@ async function say(question) {
   let answer = "";
   try {
     const response = await ask("v1/chat/completions", {
-      method: "POST", signal: running.signal, body: JSON.stringify({ messages, stream: true }),
+      method: "POST", signal: running.signal, body: JSON.stringify({ model: at("model").value, messages, stream: true }),
     });
     await pieces(response, (event) => {
       if (event.error) throw new Error(event.error.message);
