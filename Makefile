@@ -165,6 +165,11 @@ soak: lib model ## N=200 sessions in a row on one node: memory, goroutines and d
 soak-churn: lib ## MINUTES=10 of sessions while nodes are killed and come back and askers give up: the same must stay level
 	@FEDATTN_CHURN_MINUTES=$(or $(MINUTES),10) go test -count 1 -timeout 0 -run '^TestChurn$$' -v ./cmd/fedattn
 
+.PHONY: test-race
+test-race: lib ## N=1 time: races, wrong pointers and C memory that Go must not hold, tests in any order
+	@GOEXPERIMENT=cgocheck2 go test -race -shuffle=on -short -timeout 0 -count $(or $(N),1) ./fedkv ./fedkv/node ./transport
+	@GOEXPERIMENT=cgocheck2 go test -race -shuffle=on -short -timeout 0 -count $(or $(N),1) -run '^(TestSoak|TestAskJSON)$$' ./cmd/fedattn
+
 .PHONY: test-asan
 test-asan: deps ## N=10000 random calls of our C API under address and undefined-behaviour sanitizers; planted mistakes are found
 	@third_party/llama.cpp/test-asan.sh $(or $(N),10000) $(or $(SEED),1)

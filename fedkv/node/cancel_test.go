@@ -89,8 +89,8 @@ func TestTheAskerMayStopWhileKeptRowsCome(t *testing.T) {
 				t.Errorf("evaluations before %v, after %v", before, after)
 			}
 			for _, shelf := range shelves {
-				if len(shelf.kept) != 1 {
-					t.Errorf("%d kept", len(shelf.kept))
+				if len(shelf.held()) != 1 {
+					t.Errorf("%d kept", len(shelf.held()))
 				}
 			}
 		})

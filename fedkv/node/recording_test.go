@@ -42,6 +42,13 @@ func (s *shelf) Put(key node.RowKey, raw []byte) {
 	s.kept[key] = raw
 }
 
+// held is what it keeps; contributors may still be at work.
+func (s *shelf) held() map[node.RowKey][]byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.kept)
+}
+
 // shelve gives everybody a cache of rows.
 func (s *stage) shelve() []*shelf {
 	var list []*shelf
@@ -141,8 +148,8 @@ func TestKeptRowsAreOfTheSameSession(t *testing.T) {
 		}
 		s.close()
 		for _, shelf := range shelves {
-			if shelf.hits != 0 || len(shelf.kept) != 6 {
-				t.Errorf("%d hits, %d kept", shelf.hits, len(shelf.kept))
+			if shelf.hits != 0 || len(shelf.held()) != 6 {
+				t.Errorf("%d hits, %d kept", shelf.hits, len(shelf.held()))
 			}
 		}
 	})
@@ -154,7 +161,7 @@ func TestKeptRowsAreOfTheSameSession(t *testing.T) {
 			s.check(s.mustAsk())
 			s.close()
 			for _, shelf := range shelves {
-				if len(shelf.kept) != 0 {
+				if len(shelf.held()) != 0 {
 					t.Error("rows that depend on others are kept")
 				}
 			}
@@ -282,13 +289,13 @@ func TestAnInterruptedSessionKeepsNothingHalf(t *testing.T) {
 		}
 		s.open()
 		s.check(s.mustAsk())
-		if len(shelves[0].kept) != 0 || len(shelves[1].kept) != 1 {
-			t.Errorf("kept %d and %d", len(shelves[0].kept), len(shelves[1].kept))
+		if len(shelves[0].held()) != 0 || len(shelves[1].held()) != 1 {
+			t.Errorf("kept %d and %d", len(shelves[0].held()), len(shelves[1].held()))
 		}
-		was := maps.Clone(shelves[1].kept)
+		was := shelves[1].held()
 		s.check(s.mustAsk())
 		s.close()
-		if len(shelves[0].kept) != 1 || len(was) != len(shelves[1].kept) {
+		if len(shelves[0].held()) != 1 || len(was) != len(shelves[1].held()) {
 			t.Error("the second session did not make up for it")
 		}
 	})
