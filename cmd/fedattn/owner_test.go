@@ -77,7 +77,7 @@ func TestSessionsUnderWayCountForTheDay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := policy.Parse([]byte("day: {tokens: 10, bytes: 1kB}"))
+	p, err := policy.Parse([]byte("day: {tokens: 10}"))
 	if err != nil {
 		t.Fatal(err)
 	}
