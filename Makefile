@@ -119,6 +119,10 @@ fuzz: ## every decoder and the session machines, TIME=30s each; what fails stays
 test-netns: lib ## contributors behind NATs of their own, an asker that changes its address: network namespaces, no root
 	@FEDATTN_NETNS=1 go test -count 1 -v -run '^(TestNetworkNamespaces|TestTheAskersAddressChanges)$$' ./cmd/fedattn
 
+.PHONY: test-lan
+test-lan: build model ## two devices on one network: paired, found by mDNS, asked, killed, back; network namespaces, no root
+	@deploy/lan/test.sh bin/fedattn $(MODEL)
+
 .PHONY: test-mutants
 test-mutants: ## plant one bug after another: each has to fail the test that is named with it
 	@go run ./cmd/mutants
