@@ -33,6 +33,7 @@ import (
 //	occupy NAME             take a UDP port of 127.0.0.1 until the script ends; NAME is its number
 //	node NAME flags…        start a node and wait for it; $NAME is its $NAME_ID@$NAME_AT, NAME.log its stderr
 //	begin NAME flags…       start any command and wait for its first line, which $NAME becomes; NAME.log is its stderr
+//	background NAME flags…  start any command and wait for nothing; NAME.out is its stdout, NAME.log its stderr
 //	ends NAME CODE          it ends by itself, with this exit code
 //	free NAME               a UDP port of 127.0.0.1 that is free now; NAME is its number
 //	keep NAME FILE          write $NAME to a file
@@ -109,7 +110,7 @@ func runScripts(t *testing.T, folder string) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"fails": fails, "gguf": writeGGUF, "capture": capture, "occupy": occupy, "hub": startHub,
-			"node": startNode, "begin": begin, "ends": ends, "free": free,
+			"node": startNode, "begin": begin, "background": inBackground, "ends": ends, "free": free,
 			"keep": keep, "spoil": spoil, "noticed": noticed, "terminate": terminate, "sigkill": sigkill,
 		},
 	})
@@ -171,6 +172,7 @@ var ggufKinds = map[string]func() []byte{
 	"tiny":      func() []byte { return tinyTransformer(tinyTemplate, 1, tinyContext) },
 	"quantised": func() []byte { return tinyRounded(tinyTemplate, 1, tinyContext, 4) },  // the same model but for its weights
 	"other":     func() []byte { return tinyTransformer(tinyTemplate, 2, tinyContext) }, // of the same shape, and trained otherwise
+	"huge":      func() []byte { return tinyTransformer(tinyTemplate, 1, hugeContext) },
 	"chatty":    func() []byte { return tinyTransformer("Hi! "+tinyTemplate, 1, tinyContext) },
 	"base":      func() []byte { return tinyTransformer("", 1, tinyContext) }, // without a chat template
 	"recurrent": tinyRecurrent,
@@ -355,6 +357,25 @@ func begin(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	ts.Value(nodesKey{}).(nodes)[args[0]] = p
 	ts.Setenv(args[0], line)
+}
+
+func inBackground(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) > 1, "background NAME flags…")
+	name := args[0]
+	out, err := os.Create(ts.MkAbs(name + ".out"))
+	ts.Check(err)
+	defer out.Close()
+	log, err := os.Create(ts.MkAbs(name + ".log"))
+	ts.Check(err)
+	defer log.Close()
+	p := &process{exec.Command("fedattn", args[1:]...), make(chan struct{})}
+	p.Dir, p.Env, p.Stdout, p.Stderr = ts.MkAbs("."), isolated(ts.Getenv("WORK")), out, log
+	ts.Check(p.Start())
+	go func() {
+		_ = p.Wait()
+		close(p.ended)
+	}()
+	ts.Value(nodesKey{}).(nodes)[name] = p
 }
 
 func ends(ts *testscript.TestScript, neg bool, args []string) {
