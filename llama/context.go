@@ -109,7 +109,10 @@ func (m *Model) newContext(spec fedkv.CacheSpec,
 	params.n_threads = C.int32_t(m.Threads())
 	params.n_threads_batch = C.int32_t(m.Threads())
 	params.no_perf = true
-	params.rope_freq_base = C.float(m.params.ropeBase)
+	params.rope_freq_base, params.rope_freq_scale = C.float(m.params.ropeBase), C.float(m.params.ropeScale)
+	if m.params.yarnFrom > 0 {
+		params.rope_scaling_type, params.yarn_orig_ctx = C.LLAMA_ROPE_SCALING_TYPE_YARN, C.uint32_t(m.params.yarnFrom)
+	}
 	C.shim_abort_install(c.abort, &params)
 
 	if c.ptr, err = create(params); err != nil {

@@ -11,7 +11,9 @@ type ModelParams struct {
 	// NoMMap reads the weights into memory instead of mapping the file.
 	NoMMap bool
 
-	ropeBase float32 // instead of the model's, as a build with a mistake would have it; 0: the model's
+	ropeBase  float32 // instead of the model's, as a build with a mistake would have it; 0: the model's
+	ropeScale float32 // factor of positions, as a file for longer contexts has it; 0: the model's
+	yarnFrom  uint32  // tokens of the context that YaRN stretches by 1/ropeScale; 0: the model's rule of scaling
 }
 
 func (p ModelParams) threads() int {
