@@ -130,7 +130,7 @@ func runAsk(c *cli.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, session.Close()) }()
-	told := reporter{addresses: r.addresses, wire: q.Wire, err: c.App.ErrWriter}
+	told := reporter{addresses: r.addresses, wire: q.Wire, err: c.App.ErrWriter, perLayer: c.Bool("verbose")}
 	if budget != nil && budget.tokens > 0 {
 		fmt.Fprintf(c.App.ErrWriter, "budget: %v\n", budget)
 		told.wire = budget.wire

@@ -92,7 +92,7 @@ func runChat(c *cli.Context) (err error) {
 
 	p := &partner{
 		Assistant: talk, sampling: sampling, verbose: c.Bool("verbose"), somebody: party.somebody,
-		told: reporter{addresses: party.addresses, wire: cfg.Setting.Wire, err: c.App.ErrWriter},
+		told: reporter{addresses: party.addresses, wire: cfg.Setting.Wire, err: c.App.ErrWriter, perLayer: c.Bool("verbose")},
 		view: &chat.Think{Out: c.App.Writer, Mode: mode},
 	}
 	if out, ok := c.App.Writer.(*output); ok && colour(out.w) {

@@ -230,6 +230,7 @@ func TestChatCommandsAtATerminal(t *testing.T) {
 		{"/read none\r", `no such text: none`},
 		{"/docs\r", `note\.txt: \d+ tokens`},
 		{"one\r", footerPattern},
+		{"/trace\r", `layer +waited ms +placed ms +peer +rows +bytes +last block ms\s+\d+ +\d+\.\d +\d+\.\d +note\.txt +\d+ +\d+ +-?\d+`},
 		{"two\r", footerPattern},
 		{"/peers\r", `note\.txt +\d+ +\d+ +\d+ .*present, this device`},
 		{"/trace\r", `prefill +\d+ +\d+ own tokens; \d+ were in the cache`},

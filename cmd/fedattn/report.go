@@ -35,6 +35,7 @@ type federation struct {
 	DecodeMS  float64    `json:"decode_ms"`
 	Decoded   int        `json:"decoded"`
 	Notes     []string   `json:"notes,omitempty"`
+	*layersJSON
 }
 
 type peerJSON struct {
@@ -69,6 +70,7 @@ type reporter struct {
 	addresses []transport.PeerAddress // by origin
 	wire      fedkv.Wire
 	err       io.Writer
+	perLayer  bool // JSON tells of each layer
 
 	noted int          // notes that were written before the answer
 	told  map[int]bool // origins that were named as missing before it
@@ -162,7 +164,8 @@ func (t reporter) object(w io.Writer, text, stop string, r node.Report) error {
 // federation is what a session did, as programs read it.
 func (t reporter) federation(r node.Report) federation {
 	f := federation{
-		Session: r.Session.String(), Regime: r.Regime.String(), Wire: t.wire.String(), Tokens: r.Layout.Total(),
+		layersJSON: t.layers(r),
+		Session:    r.Session.String(), Regime: r.Regime.String(), Wire: t.wire.String(), Tokens: r.Layout.Total(),
 		Bytes: t.received(r), SetupMS: r.SetupMS, WaitMS: r.WaitMS, SyncMS: r.SyncMS, PrefillMS: r.PrefillMS,
 		TTFTMS: r.TTFTMS, DecodeMS: r.DecodeMS, Decoded: r.Decoded, Notes: r.Notes, Peers: []peerJSON{},
 	}
@@ -353,4 +356,5 @@ func (t reporter) trace(r node.Report) {
 	step("first token", r.TTFTMS, "after the question")
 	step("decode", r.DecodeMS, "%s, on this device alone", count(r.Decoded, "token"))
 	rows.Render()
+	t.traceLayers(r)
 }

@@ -25,9 +25,10 @@ type asking struct {
 	mu   sync.Mutex
 	open []Rounds // streams of the members
 
-	ctx     context.Context // of the evaluation under way
-	began   time.Time       // of the round under way
-	waits   []time.Duration // of rounds of one token, the last ones
+	ctx     context.Context         // of the evaluation under way
+	began   time.Time               // of the round under way
+	waits   []time.Duration         // of rounds of one token, the last ones
+	times   map[int][]time.Duration // the same by layer
 	payload []byte
 	report  HomeReport
 }
@@ -57,6 +58,13 @@ type HomeReport struct {
 	Received int64   // bytes of answers
 	MedianUS float64 // microseconds from question to last answer, of rounds with one token
 	P95US    float64
+	Layers   []HomeLayer // ascending
+}
+
+// HomeLayer is the rounds with one token at a layer: microseconds from question to last answer.
+type HomeLayer struct {
+	Layer, Rounds          int
+	MinUS, MedianUS, MaxUS float64
 }
 
 // begin makes ctx interrupt the rounds to come, until release is called.
@@ -147,7 +155,12 @@ func (a *asking) merge(layer, _, n int, own fedkv.Partial) error {
 	}
 	a.report.WaitMS += since(waiting)
 	if n == 1 && len(a.waits) < maxWaits {
-		a.waits = append(a.waits, time.Since(a.began))
+		took := time.Since(a.began)
+		a.waits = append(a.waits, took)
+		if a.times == nil {
+			a.times = map[int][]time.Duration{}
+		}
+		a.times[layer] = append(a.times[layer], took) // bounded with waits
 	}
 	own.Merge(partials...)
 	return nil
@@ -221,14 +234,26 @@ func (a *asking) leave(s *share) {
 // summary is the report so far.
 func (a *asking) summary() HomeReport {
 	r := a.report
-	if len(a.waits) > 0 {
-		sorted := slices.Sorted(slices.Values(a.waits))
-		at := func(q float64) float64 {
-			return float64(sorted[int(q*float64(len(sorted)-1))]) / float64(time.Microsecond)
-		}
-		r.MedianUS, r.P95US = at(0.5), at(0.95)
+	if len(a.waits) == 0 {
+		return r
 	}
+	at := quantiles(a.waits)
+	r.MedianUS, r.P95US = at(0.5), at(0.95)
+	layers := map[int]HomeLayer{}
+	for layer, times := range a.times {
+		at := quantiles(times)
+		layers[layer] = HomeLayer{layer, len(times), at(0), at(0.5), at(1)}
+	}
+	r.Layers = byLayer(layers)
 	return r
+}
+
+// quantiles of times, of which there is one at least, in microseconds.
+func quantiles(times []time.Duration) func(q float64) float64 {
+	sorted := slices.Sorted(slices.Values(times))
+	return func(q float64) float64 {
+		return float64(sorted[int(q*float64(len(sorted)-1))]) / float64(time.Microsecond)
+	}
 }
 
 // close ends the streams.

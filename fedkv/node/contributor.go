@@ -681,7 +681,8 @@ func (s *contribution) evaluate() error {
 		}
 		fault.At(fault.BetweenLayers)
 		if w.Waits.Sync(layer) {
-			return rows.await(s.x.live, layer)
+			_, err := rows.await(s.x.live, layer)
+			return err
 		}
 		return nil
 	})

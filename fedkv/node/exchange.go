@@ -70,6 +70,20 @@ type traffic struct {
 	first, last time.Time // arrival of its first and last block
 	heard       time.Time // when its last message or block came, or its link
 	done        fedkv.Done
+	layers      map[int]LayerRows // no more than the plan has, since nothing else is agreed to
+}
+
+// arrived counts a block.
+func (t *traffic) arrived(h fedkv.BlockHeader, at time.Time) {
+	if t.last = at; t.first.IsZero() {
+		t.first = at
+	}
+	t.heard = at
+	if t.layers == nil {
+		t.layers = map[int]LayerRows{}
+	}
+	l := t.layers[h.Layer]
+	t.layers[h.Layer] = LayerRows{Layer: h.Layer, Rows: l.Rows + h.Kept, Bytes: l.Bytes + int64(h.Length), Last: at}
 }
 
 func newExchange(parent context.Context, shape fedkv.Shape, log zerolog.Logger) *exchange {
@@ -269,11 +283,7 @@ func (x *exchange) stage(from, origin int, h fedkv.BlockHeader, rows Rows) bool 
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.staged.put(block, rows)
-	t := x.trafficOf(origin)
-	if t.last = time.Now(); t.first.IsZero() {
-		t.first = t.last
-	}
-	t.heard = t.last
+	x.trafficOf(origin).arrived(h, time.Now())
 	if err := x.stepLocked(fedkv.BlockIn{From: from, Header: h}); err != nil {
 		x.staged.drop(h) // its sender went missing meanwhile
 	}

@@ -223,6 +223,7 @@ func (g *gathering) peers() []PeerReport {
 		if t := g.x.traffic[origin]; t != nil {
 			p.PrefillMS = t.done.PrefillMS
 			p.TransferMS = milliseconds(t.last.Sub(t.first))
+			p.Layers = byLayer(t.layers)
 		}
 		for i := range missing {
 			if missing[i].Origin == origin {

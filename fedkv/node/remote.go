@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"fedattn/fedkv"
 )
@@ -60,14 +61,18 @@ func (r *remote) reserve(sync fedkv.Schedule) error {
 
 // await is for inside a layer: it waits until the rows of all earlier participants are here or given up, and places
 // them in the order of the token stream; cells whose rows did not come stay out of sight. Whoever was given up is hidden
-// from the first layer on of which not all its rows came. In gather all are here before the evaluation begins.
-func (r *remote) await(ctx context.Context, layer int) error {
-	if err := r.x.await(ctx, func() bool { return len(r.pending(layer)) == 0 }); err != nil {
-		return err
+// from the first layer on of which not all its rows came. In gather all are here before the evaluation begins. It returns how
+// long it waited.
+func (r *remote) await(ctx context.Context, layer int) (waited time.Duration, err error) {
+	began := time.Now()
+	err = r.x.await(ctx, func() bool { return len(r.pending(layer)) == 0 })
+	waited = time.Since(began)
+	if err != nil {
+		return waited, err
 	}
 	if r.keep {
 		if r.done[layer] { // by an earlier micro-batch
-			return nil
+			return waited, nil
 		}
 		r.done[layer] = true
 	}
@@ -86,10 +91,10 @@ func (r *remote) await(ctx context.Context, layer int) error {
 			release(blocks)
 		}
 		if err != nil {
-			return fmt.Errorf("rows of participant %d: %w", s.origin, err)
+			return waited, fmt.Errorf("rows of participant %d: %w", s.origin, err)
 		}
 	}
-	return nil
+	return waited, nil
 }
 
 func (r *remote) placeOrHide(layer int, s placement, blocks []stagedBlock, hide bool) error {

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -28,7 +29,23 @@ type Report struct {
 
 	Home HomeReport // rounds of rows that stayed home, in a conversation those of all turns
 
-	Peers []PeerReport
+	Peers  []PeerReport
+	Layers []LayerReport // of this device, ascending; none in a turn to which nobody's rows came
+}
+
+// LayerReport is a sync layer of the publisher's evaluation.
+type LayerReport struct {
+	Layer   int
+	WaitMS  float64 // until the rows were here (lockstep): in gather they are before the evaluation begins
+	PlaceMS float64
+}
+
+// LayerRows is what came of a contributor for a layer.
+type LayerRows struct {
+	Layer int
+	Rows  int
+	Bytes int64
+	Last  time.Time // when its last block came
 }
 
 // PeerReport is one contributor's part.
@@ -43,6 +60,7 @@ type PeerReport struct {
 	TransferMS float64        // from its first block's arrival to its last's
 	Via        []Via          // later contributors that its rows reached through this device (lockstep)
 	Missing    *fedkv.Missing // nil: it contributed
+	Layers     []LayerRows    // ascending
 	// SilentMS is how long one that is missing had given no sign of life: no packet, of one whose link fell silent, or no
 	// message and no row, of one that was late. 0 of those who are missing for another reason.
 	SilentMS float64
@@ -74,6 +92,14 @@ func (r *Report) Received() int64 {
 	return n
 }
 
+// byLayer is the values of a map in the order of its keys.
+func byLayer[V any](m map[int]V) (list []V) {
+	for _, layer := range slices.Sorted(maps.Keys(m)) {
+		list = append(list, m[layer])
+	}
+	return list
+}
+
 func since(t time.Time) float64 { return milliseconds(time.Since(t)) }
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
@@ -103,7 +129,7 @@ func (c *Conversation) Report() Report {
 		}
 		p := s.PeerReport
 		if s.Number < len(earlier) && earlier[s.Number] {
-			p.Rows, p.Bytes, p.PrefillMS, p.TransferMS = 0, 0, 0, 0
+			p.Rows, p.Bytes, p.PrefillMS, p.TransferMS, p.Layers = 0, 0, 0, 0, nil
 		}
 		r.Peers = append(r.Peers, p)
 	}

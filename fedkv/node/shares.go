@@ -396,20 +396,28 @@ func (c *Conversation) evalWith(ctx context.Context, list []settled, rows []*rem
 		defer done()
 	}
 	placing := time.Duration(0)
+	layers := map[int]LayerReport{}
 	err := c.talk.eval(live, words, outputs, &Hook{
 		Layers: c.talk.sync,
 		OnLayer: func(layer, _, _ int) (bool, error) {
-			began := time.Now()
-			defer func() { placing += time.Since(began) }()
+			began, waited := time.Now(), time.Duration(0)
+			defer func() {
+				took := time.Since(began)
+				placing += took
+				l := layers[layer]
+				layers[layer] = LayerReport{layer, l.WaitMS + milliseconds(waited), l.PlaceMS + milliseconds(took-waited)}
+			}()
 			for _, r := range rows {
-				if err := r.await(live, layer); err != nil {
+				wait, err := r.await(live, layer)
+				waited += wait
+				if err != nil {
 					return false, err
 				}
 			}
 			return false, nil
 		},
 	})
-	c.note(func(r *Report) { r.SyncMS = milliseconds(placing) })
+	c.note(func(r *Report) { r.SyncMS, r.Layers = milliseconds(placing), byLayer(layers) })
 	return err
 }
 

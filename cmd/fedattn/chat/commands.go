@@ -14,7 +14,7 @@ const help = `/help             this list
 /drop NAME        take it out again
 /docs             documents of this device
 /peers            who takes part: tokens, bytes, times, who is missing and why
-/trace            what the last answer waited for, step by step
+/trace            what the last answer waited for, step by step and layer by layer
 /stats            tokens and times of the last answer
 /regen            answer the last question again
 /clear            forget what was said; documents and peers stay
