@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -227,22 +226,10 @@ func ownDocuments(c *cli.Context, engine *llama.Engine, r request, q *node.Quest
 			"give fewer, or change --predict or --context", source.Tokens(), room)
 	}
 	rows, closeRows := openRows(c, r.identity.ID(), func(err error) { q.Log.Warn().Err(err).Msg("computed rows") })
-	memory := node.NewMemory()
-	const guest = "publisher"
-	host := string(r.identity.ID()) // in lockstep others' rows come through this device, which they are asked to trust anyway
-	contributor := node.NewContributor(node.ContributorConfig{
-		Engine: engine, Peers: memory.Join(host), Self: self(engine, q.Self.Name, fedkv.RoleContributor), ID: host,
-		Device: transport.DeviceOf, Source: source, MaxContext: q.MaxContext, LocalRows: q.LocalRows, Rows: kept(rows), Log: q.Log,
+	contact, stop := node.Beside(c.Context, q.Self.Name, node.ContributorConfig{
+		Engine: engine, Self: self(engine, q.Self.Name, fedkv.RoleContributor),
+		ID: string(r.identity.ID()), Device: transport.DeviceOf, // in lockstep others' rows come through this device, which they are asked to trust anyway
+		Source: source, MaxContext: q.MaxContext, LocalRows: q.LocalRows, Rows: kept(rows), Log: q.Log,
 	})
-	ctx, cancel := context.WithCancel(c.Context)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = contributor.Serve(ctx)
-	}()
-	asker := memory.Join(guest)
-	contact := node.Contact{Name: q.Self.Name, Dial: func(ctx context.Context) (node.Link, error) {
-		return asker.Dial(ctx, node.Address{ID: host})
-	}}
-	return []node.Contact{contact}, func() { cancel(); <-done; closeRows() }, nil
+	return []node.Contact{contact}, func() { stop(); closeRows() }, nil
 }

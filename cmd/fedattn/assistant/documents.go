@@ -1,7 +1,6 @@
 package assistant
 
 import (
-	"context"
 	"fmt"
 	"slices"
 
@@ -26,25 +25,11 @@ func (a *Assistant) source(d node.Document) (*document, error) {
 	if room := a.cfg.MaxContext; source.Tokens() >= room {
 		return nil, fmt.Errorf("%s has %d tokens, the context has room for %d: give a shorter one, or change --context", d.Name, source.Tokens(), room)
 	}
-	memory := node.NewMemory()
-	const host, guest = "own document", "publisher"
-	contributor := node.NewContributor(node.ContributorConfig{
-		Engine: a.cfg.Engine, Peers: memory.Join(host), Self: a.cfg.Host, ID: host, Source: source,
+	contact, stop := node.Beside(a.context, d.Name, node.ContributorConfig{
+		Engine: a.cfg.Engine, Self: a.cfg.Host, ID: "own document", Source: source,
 		MaxContext: a.cfg.MaxContext, LocalRows: a.cfg.LocalRows, Log: a.cfg.Log,
 	})
-	ctx, cancel := context.WithCancel(a.context)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = contributor.Serve(ctx)
-	}()
-	asker := memory.Join(guest)
-	return &document{
-		name: d.Name, tokens: source.Tokens(), stop: func() { cancel(); <-done },
-		contact: node.Contact{Name: d.Name, Dial: func(ctx context.Context) (node.Link, error) {
-			return asker.Dial(ctx, node.Address{ID: host})
-		}},
-	}, nil
+	return &document{name: d.Name, tokens: source.Tokens(), contact: contact, stop: stop}, nil
 }
 
 // Read takes in a document: the next answer attends to it. It returns the tokens that it has.
