@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -137,11 +136,7 @@ func eachFlag(command *cli.Command, visit func(cli.Flag)) {
 
 // applySettings gives the command's flags that nobody set the values of the file, and says where these are from.
 // section is the command's name, of a command of a command the first one.
-func applySettings(c *cli.Context, section string, flags []cli.Flag) (origins map[string]string, err error) {
-	file, err := readSettings(c)
-	if err != nil {
-		return nil, err
-	}
+func applySettings(c *cli.Context, file settings.File, section string, flags []cli.Flag) (origins map[string]string, err error) {
 	set := map[string]bool{}
 	for _, f := range flags {
 		set[f.Names()[0]] = c.IsSet(f.Names()[0])
@@ -201,12 +196,16 @@ func runConfig(c *cli.Context) error {
 	if len(args) > 1 {
 		return usagef("fedattn config takes one command at most; see fedattn config --help")
 	}
+	file, err := readSettings(c)
+	if err != nil {
+		return err
+	}
 	var lines []configLine
 	for _, command := range c.App.Commands {
 		if len(args) == 1 && command.Name != args[0] {
 			continue
 		}
-		more, err := effective(c, command)
+		more, err := effective(c, file, command)
 		if err != nil {
 			return err
 		}
@@ -217,23 +216,13 @@ func runConfig(c *cli.Context) error {
 	}
 	if len(args) == 0 {
 		lines = slices.DeleteFunc(lines, func(l configLine) bool { return l.From == fromDefault })
-		dir, err := configDir(c)
-		if err != nil {
-			return err
-		}
 		if len(lines) == 0 {
-			fmt.Fprintf(c.App.ErrWriter, "nothing is set, in the environment or in %s\n", filepath.Join(dir, settingsFile))
+			fmt.Fprintf(c.App.ErrWriter, "nothing is set, in the environment or in %s\n", file.Path)
 			return nil
 		}
 	}
 	if c.Bool("json") {
-		out := json.NewEncoder(c.App.Writer)
-		for _, l := range lines {
-			if err := out.Encode(l); err != nil {
-				return err
-			}
-		}
-		return nil
+		return jsonLines(c.App.Writer, lines)
 	}
 	rows := newTable(c.App.Writer, "command", "flag", "value", "from")
 	for _, l := range lines {
@@ -246,7 +235,7 @@ func runConfig(c *cli.Context) error {
 const fromDefault = "default"
 
 // effective is what a command's flags would be if nothing was typed.
-func effective(c *cli.Context, command *cli.Command) (lines []configLine, err error) {
+func effective(c *cli.Context, file settings.File, command *cli.Command) (lines []configLine, err error) {
 	set := flag.NewFlagSet(command.Name, flag.ContinueOnError)
 	set.SetOutput(io.Discard)
 	for _, f := range command.Flags {
@@ -256,12 +245,7 @@ func effective(c *cli.Context, command *cli.Command) (lines []configLine, err er
 	}
 	own := cli.NewContext(c.App, set, nil)
 	own.Command = command
-	if c.IsSet("config") && slices.ContainsFunc(command.Flags, func(f cli.Flag) bool { return f.Names()[0] == "config" }) {
-		if err := own.Set("config", c.String("config")); err != nil {
-			return nil, err
-		}
-	}
-	origins, err := applySettings(own, command.Name, command.Flags)
+	origins, err := applySettings(own, file, command.Name, command.Flags)
 	if err != nil {
 		return nil, err
 	}

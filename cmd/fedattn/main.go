@@ -158,7 +158,10 @@ func mindUsage(parent, section string, command *cli.Command) {
 	flags := slices.Clone(command.Flags) // without --help
 	if len(flags) > 0 {
 		command.Before = func(c *cli.Context) error {
-			_, err := applySettings(c, section, flags)
+			file, err := readSettings(c)
+			if err == nil {
+				_, err = applySettings(c, file, section, flags)
+			}
 			return err
 		}
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -85,6 +86,17 @@ func onTerminal(stream any) bool {
 
 // colour says whether a stream is a terminal whose user wants colours.
 func colour(w io.Writer) bool { return os.Getenv("NO_COLOR") == "" && onTerminal(w) }
+
+// jsonLines prints a list as one JSON object a line.
+func jsonLines[T any](w io.Writer, list []T) error {
+	out := json.NewEncoder(w)
+	for _, v := range list {
+		if err := out.Encode(v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // newTable prints plain columns: it is read in terminals, pipes and logs alike.
 func newTable(w io.Writer, header ...string) table.Writer {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"strings"
 	"time"
@@ -97,13 +96,7 @@ func runPeersList(c *cli.Context) error {
 		}
 	}
 	if c.Bool("json") {
-		out := json.NewEncoder(c.App.Writer)
-		for _, l := range lines {
-			if err := out.Encode(l); err != nil {
-				return err
-			}
-		}
-		return nil
+		return jsonLines(c.App.Writer, lines)
 	}
 	if len(lines) == 0 {
 		fmt.Fprintln(c.App.ErrWriter, "no peer is known: fedattn invite here and fedattn join on another device pair them")
