@@ -29,6 +29,7 @@ type options struct {
 	threads    []int
 	tests      []test
 	wire       fedkv.WireTypes
+	subject    string // not empty: this process is one of the things that are compared
 }
 
 func main() {
@@ -54,6 +55,7 @@ func parse(args []string) (o options, parts map[string]bool, err error) {
 	tests := flags.String("tests", "pp512,pp2048,tg128,tg128@2048", "prefill (pp) or decode (tg) of so many tokens, at a depth")
 	wire := flags.String("wire", "q4_0+c+h/nf3+h", "row types that the hook takes")
 	only := flags.String("only", "rows,pairs", "what to measure")
+	flags.StringVar(&o.subject, "subject", "", "run one test once in a federated or a plain context and print the sample: what the pairs start")
 	if err := flags.Parse(args); err != nil {
 		return o, nil, err
 	}
@@ -81,7 +83,9 @@ func parse(args []string) (o options, parts map[string]bool, err error) {
 	switch {
 	case o.model == "":
 		return o, nil, fmt.Errorf("no model: give one with -model")
-	case parts["pairs"] && o.llamaBench == "":
+	case o.subject != "" && o.subject != federated && o.subject != plain:
+		return o, nil, fmt.Errorf("-subject is %s or %s, not %q", federated, plain, o.subject)
+	case o.subject == "" && parts["pairs"] && o.llamaBench == "":
 		return o, nil, fmt.Errorf("no llama-bench: make bench-engine builds it")
 	case o.runs < 1:
 		return o, nil, fmt.Errorf("-runs is %d, it has to be 1 at least", o.runs)
@@ -90,6 +94,9 @@ func parse(args []string) (o options, parts map[string]bool, err error) {
 }
 
 func run(ctx context.Context, o options, parts map[string]bool) error {
+	if o.subject != "" {
+		return runSubject(o, o.subject)
+	}
 	fmt.Printf("%s, %d CPUs, llama.cpp %s\n", cpuName(), runtime.NumCPU(), llama.Commit())
 	if parts["rows"] {
 		if err := benchRows(ctx, o); err != nil {

@@ -57,17 +57,17 @@ func (t test) String() string {
 
 // sample is one run of a test.
 type sample struct {
-	wall time.Duration
-	cpu  time.Duration // of the whole process; 0: not known
-	hook float64       // what the hook took of it, of CPU time with one thread, else of wall time
+	Wall time.Duration `json:"wall_ns"`
+	CPU  time.Duration `json:"cpu_ns"` // of the whole process; 0: not known
+	Hook float64       `json:"hook"`   // what the hook took of it, of CPU time with one thread, else of wall time
 }
 
-// pair is the same test by llama-bench, by a federated context with its hook, and by llama.cpp's own context in this
-// process.
+// pair is the same test by llama-bench, by a federated context with its hook, and by llama.cpp's own context as this
+// program uses it. Each runs in a process of its own: two contexts in one stream through the same caches of the CPU.
 type pair struct{ bench, fed, plain sample }
 
 func benchPairs(ctx context.Context, o options) error {
-	fmt.Printf("\nPairs: medians of %d; tokens a second; ratios of ours, a federated context and its hook, to llama-bench, and to a plain context here\n", o.runs)
+	fmt.Printf("\nPairs: medians of %d; tokens a second; ratios of ours, a federated context and its hook, to llama-bench, and to a plain context of this program\n", o.runs)
 	fmt.Printf(pairLine, "threads", "test", "llama-bench", "ours", "ratio", "plain ratio", "of CPU", "hook and rows")
 	for _, threads := range o.threads {
 		for _, t := range o.tests { // a line as soon as it is known: all of them take long
@@ -91,44 +91,29 @@ func describe(t test, threads int, pairs []pair) {
 		}
 		return median(values)
 	}
-	speed := func(s sample) float64 { return float64(t.tokens) / s.wall.Seconds() }
+	speed := func(s sample) float64 { return float64(t.tokens) / s.Wall.Seconds() }
 	cpu := "-"
 	if threads == 1 {
-		cpu = fmt.Sprintf("%.3f", of(func(p pair) float64 { return p.plain.cpu.Seconds() / p.fed.cpu.Seconds() }))
+		cpu = fmt.Sprintf("%.3f", of(func(p pair) float64 { return p.plain.CPU.Seconds() / p.fed.CPU.Seconds() }))
 	}
 	number := func(format string, f func(p pair) float64) string { return fmt.Sprintf(format, of(f)) }
 	fmt.Printf(pairLine, threads, t,
 		number("%.1f", func(p pair) float64 { return speed(p.bench) }),
 		number("%.1f", func(p pair) float64 { return speed(p.fed) }),
-		number("%.3f", func(p pair) float64 { return p.bench.wall.Seconds() / p.fed.wall.Seconds() }),
-		number("%.3f", func(p pair) float64 { return p.plain.wall.Seconds() / p.fed.wall.Seconds() }),
+		number("%.3f", func(p pair) float64 { return p.bench.Wall.Seconds() / p.fed.Wall.Seconds() }),
+		number("%.3f", func(p pair) float64 { return p.plain.Wall.Seconds() / p.fed.Wall.Seconds() }),
 		cpu,
-		number("%.2f %%", func(p pair) float64 { return 100 * p.fed.hook }))
+		number("%.2f %%", func(p pair) float64 { return 100 * p.fed.Hook }))
 }
 
 func runPairs(ctx context.Context, o options, threads int, t test) ([]pair, error) {
-	m, err := llama.Load(o.model, llama.ModelParams{Threads: threads})
-	if err != nil {
-		return nil, err
-	}
-	defer m.Close()
-	fed, err := newSubject(m, o, t, true)
-	if err != nil {
-		return nil, err
-	}
-	defer fed.Close()
-	plain, err := newSubject(m, o, t, false)
-	if err != nil {
-		return nil, err
-	}
-	defer plain.Close()
 	var pairs []pair
 	for i := range o.runs {
 		var p pair
 		turns := []func() error{
 			func() (err error) { p.bench, err = runLlamaBench(ctx, o, threads, t); return err },
-			func() (err error) { p.fed, err = fed.run(t); return err },
-			func() (err error) { p.plain, err = plain.run(t); return err },
+			func() (err error) { p.fed, err = runApart(ctx, o, threads, t, federated); return err },
+			func() (err error) { p.plain, err = runApart(ctx, o, threads, t, plain); return err },
 		}
 		for k := range turns { // whoever is first has the coldest caches
 			if err := errors.Join(ctx.Err(), turns[(i+k)%len(turns)]()); err != nil {
@@ -140,7 +125,51 @@ func runPairs(ctx context.Context, o options, threads int, t test) ([]pair, erro
 	return pairs, nil
 }
 
-// subject is a context of this process that runs a test again and again, behind the same tokens.
+// what a process of its own runs, for -subject
+const (
+	federated = "federated"
+	plain     = "plain"
+)
+
+// runApart runs a test in a process of this program.
+func runApart(ctx context.Context, o options, threads int, t test, subject string) (s sample, err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return s, err
+	}
+	command := exec.CommandContext(ctx, self, "-model", o.model, "-threads", strconv.Itoa(threads), "-tests", t.String(),
+		"-wire", o.wire.String(), "-subject", subject)
+	command.Stderr = os.Stderr
+	out, err := command.Output()
+	if err == nil {
+		err = json.Unmarshal(out, &s)
+	}
+	if err != nil {
+		return s, fmt.Errorf("%s of a %s context: %w", t, subject, err)
+	}
+	return s, nil
+}
+
+// runSubject is what such a process does: once to warm up, as llama-bench does, and once that counts.
+func runSubject(o options, subject string) error {
+	m, err := llama.Load(o.model, llama.ModelParams{Threads: o.threads[0]})
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	s, err := newSubject(m, o, o.tests[0], subject == federated)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	result, err := s.run(o.tests[0])
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(result)
+}
+
+// subject is a context that runs a test again and again, behind the same tokens.
 type subject struct {
 	*llama.Context
 	tokens  []fedkv.Token
@@ -210,7 +239,7 @@ func (s *subject) run(t test) (sample, error) {
 	if err := s.eval(t); err != nil {
 		return sample{}, err
 	}
-	result := sample{wall: time.Since(wall), cpu: processTime() - cpu, hook: s.inHook.Seconds() / (s.clock() - began).Seconds()}
+	result := sample{Wall: time.Since(wall), CPU: processTime() - cpu, Hook: s.inHook.Seconds() / (s.clock() - began).Seconds()}
 	return result, s.Truncate(t.depth)
 }
 
@@ -246,5 +275,5 @@ func runLlamaBench(ctx context.Context, o options, threads int, t test) (sample,
 	if err := json.Unmarshal(out, &results); err != nil || len(results) != 1 || len(results[0].Samples) != 1 {
 		return sample{}, fmt.Errorf("%s printed no sample (%v)", o.llamaBench, err)
 	}
-	return sample{wall: time.Duration(results[0].Samples[0])}, nil
+	return sample{Wall: time.Duration(results[0].Samples[0])}, nil
 }
