@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"slices"
 	"strings"
 	"time"
 
@@ -144,14 +143,10 @@ func (b *backend) Overview() any {
 
 // receipts are the latest of what this device's node gave away. What is wrong with the file, fedattn receipts tells.
 func (b *backend) receipts() []receiptLine {
+	latest, _ := receipt.Latest(b.dir, shownReceipts)
 	list := []receiptLine{}
-	_ = receipt.Read(b.dir, nil, func(e receipt.Entry) error {
-		if e.Err == nil {
-			list = append(list, receiptLine{e.Time, e.Name, e.Documents, e.Bytes, e.Outcome, e.Error})
-			list = list[max(0, len(list)-shownReceipts):]
-		}
-		return nil
-	})
-	slices.Reverse(list)
+	for _, r := range latest {
+		list = append(list, receiptLine{r.Time, r.Name, r.Documents, r.Bytes, r.Outcome, r.Error})
+	}
 	return list
 }

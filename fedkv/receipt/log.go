@@ -20,6 +20,7 @@ const (
 	logFile     = "receipts.jsonl"
 	logMode     = 0o600
 	maxLine     = 1 << 20 // bytes of one receipt
+	maxLatest   = 1 << 18 // bytes of the log that Latest looks at
 	lockTimeout = 5 * time.Second
 )
 
@@ -77,13 +78,8 @@ func (l *Log) Append(r Receipt) (err error) {
 
 // lastLine is the last whole line and the position behind it; nil and 0 if there is none.
 func lastLine(file *os.File) (last []byte, end int64, err error) {
-	info, err := file.Stat()
+	tail, from, err := tailOf(file, 2*maxLine)
 	if err != nil {
-		return nil, 0, err
-	}
-	from := max(0, info.Size()-2*maxLine)
-	tail := make([]byte, info.Size()-from)
-	if _, err := file.ReadAt(tail, from); err != nil && err != io.EOF {
 		return nil, 0, err
 	}
 	cut := bytes.LastIndexByte(tail, '\n') + 1
@@ -95,6 +91,51 @@ func lastLine(file *os.File) (last []byte, end int64, err error) {
 	}
 	begin := bytes.LastIndexByte(tail[:cut-1], '\n') + 1
 	return tail[begin:cut], from + int64(cut), nil
+}
+
+// tailOf reads the end of a file, at most so many bytes, and says where that begins.
+func tailOf(file *os.File, most int64) (tail []byte, from int64, err error) {
+	info, err := file.Stat()
+	if err != nil {
+		return nil, 0, err
+	}
+	from = max(0, info.Size()-most)
+	tail = make([]byte, info.Size()-from)
+	n, err := file.ReadAt(tail, from)
+	if err != nil && err != io.EOF {
+		return nil, 0, err
+	}
+	return tail[:n], from, nil
+}
+
+// Latest are the last n receipts of the log in a directory, newest first, as they stand there: they are held to nothing,
+// and lines that are no receipts are left out. However long the log is, only its last 256 KiB are read, so that it may
+// be asked for again and again; receipts that begin before them are not found.
+func Latest(dir string, n int) ([]Receipt, error) {
+	file, err := os.Open(filepath.Join(dir, logFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	tail, from, err := tailOf(file, maxLatest)
+	if err != nil {
+		return nil, err
+	}
+	var list []Receipt
+	end := bytes.LastIndexByte(tail, '\n') // behind it is half a line
+	for end > 0 && len(list) < n {
+		begin := bytes.LastIndexByte(tail[:end], '\n') + 1
+		if begin == 0 && from > 0 {
+			break // its beginning is not here
+		}
+		if r, _, err := open(tail[begin:end]); err == nil {
+			list = append(list, r)
+		}
+		end = begin - 1
+	}
+	return list, nil
 }
 
 // Entry is one line of a log as it was found.

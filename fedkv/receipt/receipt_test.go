@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -113,6 +114,64 @@ func TestTampering(t *testing.T) {
 			t.Errorf("%s: faults %v, want the first in line %d", what, faults, c.fault)
 		}
 	}
+}
+
+// The latest receipts are found at the end of a log of any length without reading the rest of it.
+func TestLatest(t *testing.T) {
+	dir, s := t.TempDir(), newSigner(t)
+	path := filepath.Join(dir, logFile)
+	expect := func(what string, n int, want ...int) {
+		t.Helper()
+		list, err := Latest(dir, n)
+		var got []int
+		for _, r := range list {
+			got = append(got, r.Tokens)
+		}
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("%s: %v, %v, want %v", what, got, err, want)
+		}
+	}
+	expect("no log", 3)
+	if err := s.keep(dir, 5, 6, 7, 8); err != nil {
+		t.Fatal(err)
+	}
+	expect("some", 3, 8, 7, 6)
+	expect("all", 9, 8, 7, 6, 5)
+	expect("none", 0)
+	good, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := bytes.SplitAfter(good, []byte("\n"))
+	write := func(parts ...[]byte) {
+		t.Helper()
+		if err := os.WriteFile(path, slices.Concat(parts...), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(lines[0], []byte("nonsense\n\n"), lines[1], lines[2][:9])
+	expect("with lines that are none", 3, 6, 5)
+	write()
+	expect("an empty log", 3)
+
+	// behind a terabyte that nobody could read in time, and whose line nobody could keep
+	write()
+	if err := os.Truncate(path, 1<<40); err != nil {
+		t.Skip("no files with holes: ", err)
+	}
+	file, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = file.Write(slices.Concat([]byte("\n"), lines[0], lines[1]))
+	if err := errors.Join(err, file.Close()); err != nil {
+		t.Fatal(err)
+	}
+	expect("at the end of a long log", 3, 6, 5)
+	if err := os.Truncate(path, 1<<40); err != nil {
+		t.Fatal(err)
+	}
+	expect("in a line without an end", 3)
 }
 
 // What a crash left of a line does not spoil the next one.
