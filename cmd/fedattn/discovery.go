@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"net"
 	"strings"
 	"time"
@@ -70,21 +71,20 @@ func (d discovery) announce(ctx context.Context, name string, id transport.ID, a
 	}()
 }
 
-// dial reaches a peer at the addresses that are known, and if nobody answers there where it is announced now.
+// dial reaches a peer at the addresses that are known, or where it is announced now.
 func (d discovery) dial(ctx context.Context, reach peers, to transport.PeerAddress) (node.Link, error) {
-	failed := fedkv.Errorf(fedkv.CodeLost, "no address of %s is known and it is not announced here: write %s@HOST:PORT, or keep one with "+
-		"fedattn peers set --address HOST:PORT %s", to.Name, to.Name, to.Name)
-	if to.HostPort != "" {
-		link, err := reach.Dial(ctx, node.Address{ID: string(to.ID), HostPort: to.HostPort})
-		if err == nil || to.Name == "" || !d.on || fedkv.CodeOf(err) != fedkv.CodeLost {
-			return link, err
-		}
-		failed = err
-	}
-	if hostPorts := d.find(ctx, to.ID); hostPorts != "" && hostPorts != to.HostPort {
+	m := meeting{known: to.HostPort, dial: func(ctx context.Context, hostPorts string) (node.Link, error) {
 		return reach.Dial(ctx, node.Address{ID: string(to.ID), HostPort: hostPorts})
+	}}
+	if d.on && (to.Name != "" || to.HostPort == "") {
+		m.find = func(ctx context.Context) string { return d.find(ctx, to.ID) }
 	}
-	return nil, failed
+	link, err := m.meet(ctx)
+	if errors.Is(err, errNowhere) {
+		return nil, fedkv.Errorf(fedkv.CodeLost, "no address of %s is known and it is not announced here: write %s@HOST:PORT, or keep one with "+
+			"fedattn peers set --address HOST:PORT %s", to.Name, to.Name, to.Name)
+	}
+	return link, err
 }
 
 // find lists the addresses under which a device is announced, with commas.
