@@ -43,7 +43,7 @@ func runAnalyze(c *cli.Context) error {
 	if err := noArguments(c); err != nil {
 		return err
 	}
-	if err := first(checkModel(c), atLeast(c, 1, "tokens", "publisher-tokens", "windows"), atLeast(c, 0, "prefix-tokens")); err != nil {
+	if err := first(checkModel(c), atLeast(c, 1, "tokens", "publisher-tokens", "windows"), atLeast(c, 0, "prefix-tokens"), checkLog(c)); err != nil {
 		return err
 	}
 	if c.String("text") == "" {

@@ -155,7 +155,7 @@ func prepare(c *cli.Context, r request, engine *llama.Engine, x exchange) (q nod
 		Prefix: frame.Prefix, Own: append(text, frame.Suffix...), Answer: c.Int("predict"),
 		Schedules: x.Schedules, Wire: x.Wire, LocalRows: r.localRows, Positions: x.positions, MaxContext: x.context,
 		HomeType: x.home, MaxPositions: x.maxPositions, SetupBy: x.setupBy, GatherBy: x.gatherBy,
-		RequireAll: c.Bool("require-all"), MaxStaging: x.maxStaging, Waiting: queued(c), Log: newLogger(c, c.Bool("verbose")),
+		RequireAll: c.Bool("require-all"), MaxStaging: x.maxStaging, Waiting: queued(c), Log: sessionLog(c),
 	}
 	if len(q.Prefix) > fedkv.MaxPrefix {
 		return q, fmt.Errorf("the system prompt has %d tokens with the chat template, %d are allowed: shorten --system", len(q.Prefix), fedkv.MaxPrefix)

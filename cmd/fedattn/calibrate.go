@@ -44,7 +44,7 @@ func runCalibrate(c *cli.Context) error {
 		return err
 	}
 	if err := first(checkModel(c), atLeast(c, 1, "tokens", "publisher-tokens", "windows"), atLeast(c, 0, "prefix-tokens"),
-		atLeast(c, 2, "participants")); err != nil {
+		atLeast(c, 2, "participants"), checkLog(c)); err != nil {
 		return err
 	}
 	if c.String("text") == "" {

@@ -170,7 +170,7 @@ func assistantConfig(c *cli.Context, party party, engine *llama.Engine, wire *wi
 		ID: string(party.identity.ID()), Contacts: contacts, Setting: x.Setting, LocalRows: party.localRows, Positions: x.positions, MaxContext: x.context,
 		HomeType: x.home, MaxPositions: x.maxPositions, SetupBy: x.setupBy, GatherBy: x.gatherBy,
 		RequireAll: c.Bool("require-all"), MinPeers: party.minPeers, MaxStaging: x.maxStaging,
-		Waiting: queued(c), Log: newLogger(c, c.Bool("verbose")),
+		Waiting: queued(c), Log: sessionLog(c),
 	}, hangUp, nil
 }
 

@@ -25,7 +25,7 @@ func nodeCommand() *cli.Command {
 		Description: "fedattn node -m model.gguf --doc garden.txt --allow ID\n\n" +
 			"Prints the address under which others ask it, ID@HOST:PORT, one line for each of this device's addresses. The log\n" +
 			"on stderr has a line for each question: who asked, how many tokens, layers and bytes went out; never the text.",
-		Flags: append(slices.Concat(modelFlags(), policyFlags(sharing), rowFlags(), discoveryFlags(deviceCategory)),
+		Flags: append(slices.Concat(modelFlags(), policyFlags(sharing), rowFlags(), discoveryFlags(deviceCategory), logFlags("info", deviceCategory)),
 			contextFlag("evaluate at most `N` tokens for a question"),
 			&cli.StringSliceFlag{Name: "doc", Usage: "text `FILE` to contribute", Category: sharing},
 			&cli.StringSliceFlag{Name: "allow", Usage: "`ID` of a device that may ask, paired or not, and that could recover the text from the rows it gets", Category: sharing},
@@ -37,7 +37,6 @@ func nodeCommand() *cli.Command {
 			drainFlag("questions under way", deviceCategory),
 			&cli.StringFlag{Name: "listen", Value: defaultListen, Usage: "UDP `ADDRESS` to listen on; only 127.0.0.1 needs no pairing and no --allow",
 				EnvVars: []string{"FEDATTN_LISTEN"}, Category: deviceCategory},
-			&cli.StringFlag{Name: "log-format", Value: "console", Usage: "`FORMAT` of the log: console, json", Category: deviceCategory},
 			nameFlag(), configFlag(), statusFlag(),
 		),
 		Action: func(c *cli.Context) error {
@@ -54,7 +53,7 @@ func runNode(c *cli.Context) error {
 	if err := noArguments(c); err != nil {
 		return err
 	}
-	if err := first(checkModel(c), atLeast(c, 1, "context", "max-sessions"), atLeast(c, 0, "max-tokens", "min-layer", "tokens-per-day"), checkRows(c), checkDrain(c)); err != nil {
+	if err := first(checkModel(c), atLeast(c, 1, "context", "max-sessions"), atLeast(c, 0, "max-tokens", "min-layer", "tokens-per-day"), checkRows(c), checkDrain(c), checkLog(c)); err != nil {
 		return err
 	}
 	members, err := readMembers(c)
@@ -69,10 +68,7 @@ func runNode(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	log, err := nodeLogger(c)
-	if err != nil {
-		return err
-	}
+	log := newLogger(c, zerolog.InfoLevel) // sessions are what a node is watched for
 	if len(c.StringSlice("doc")) == 0 {
 		return usagef("nothing to contribute: name a text with --doc FILE")
 	}
@@ -221,12 +217,4 @@ func reachable(addr net.Addr) []string {
 		return v6
 	}
 	return []string{net.JoinHostPort("127.0.0.1", strconv.Itoa(udp.Port))}
-}
-
-// nodeLogger logs everything: sessions are what a node is watched for.
-func nodeLogger(c *cli.Context) (zerolog.Logger, error) {
-	return chosen(c, "log-format", map[string]zerolog.Logger{
-		"console": newLogger(c, true),
-		"json":    zerolog.New(c.App.ErrWriter).With().Timestamp().Logger(),
-	})
 }

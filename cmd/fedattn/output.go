@@ -11,8 +11,6 @@ import (
 
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/jedib0t/go-pretty/v6/text"
-	"github.com/rs/zerolog"
-	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
 )
 
@@ -113,15 +111,6 @@ func newTable(w io.Writer, header ...string) table.Writer {
 	}
 	t.AppendHeader(row)
 	return t
-}
-
-// newLogger logs to stderr if on is set; otherwise the command says itself what matters.
-func newLogger(c *cli.Context, on bool) zerolog.Logger {
-	if !on {
-		return zerolog.Nop()
-	}
-	w := zerolog.ConsoleWriter{Out: c.App.ErrWriter, NoColor: !colour(c.App.ErrWriter), TimeFormat: "15:04:05"}
-	return zerolog.New(w).With().Timestamp().Logger()
 }
 
 // bytesText writes a number of bytes for people.

@@ -37,12 +37,12 @@ func exchangeFlags() []cli.Flag {
 // outputFlags say what is printed beside the answer.
 func outputFlags(object string) []cli.Flag {
 	const output = "Output"
-	return []cli.Flag{
+	return append(logFlags(verboseLog, output), []cli.Flag{
 		&cli.BoolFlag{Name: "json", Usage: object, DisableDefaultText: true, Category: output},
 		&cli.StringFlag{Name: "record", Usage: "write everything that crosses this device's links to `FILE`, for fedattn inspect", Category: output},
 		&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "a table of the peers and a log of the session on stderr",
 			DisableDefaultText: true, Category: output},
-	}
+	}...)
 }
 
 // party is who takes part and on which terms, as far as the command line tells without the model.
@@ -58,7 +58,7 @@ type party struct {
 
 func readParty(c *cli.Context) (r party, err error) {
 	if err := first(checkModel(c), atLeast(c, 1, "predict", "context"), atLeast(c, 0, "min-layer", "min-peers"), checkSampling(c),
-		checkTimes(c), checkRows(c), checkSetting(c.String("schedule"), c.String("wire"))); err != nil {
+		checkTimes(c), checkRows(c), checkLog(c), checkSetting(c.String("schedule"), c.String("wire"))); err != nil {
 		return r, err
 	}
 	if _, err := readProfile(c); err != nil {
@@ -133,7 +133,7 @@ func network(c *cli.Context, r party, x exchange, wire *wireRecord) (contacts []
 	if len(r.addresses) == 0 {
 		return nil, func() {}, nil
 	}
-	log := newLogger(c, c.Bool("verbose"))
+	log := sessionLog(c)
 	endpoint, err := transport.Listen(transport.Config{
 		Identity: r.identity, MaxStaging: memoryShare(),
 		Notify: func(e transport.Event) { log.Debug().Str("peer", string(e.Peer)).Stringer("kind", e.Kind).Msg(e.Text) },

@@ -42,7 +42,7 @@ func serveCommand() *cli.Command {
 				alsoFlag(server),
 				&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "a log of the sessions on stderr", DisableDefaultText: true, Category: server},
 				drainFlag("requests under way", server), nameFlag(), configFlag(),
-			}),
+			}, logFlags(verboseLog, server)),
 		Action: func(c *cli.Context) error {
 			err := runServe(c)
 			if c.Context.Err() != nil {

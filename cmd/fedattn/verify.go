@@ -15,13 +15,13 @@ import (
 const promptCategory = "Text"
 
 func promptFlags(tokens, publisher, prefix int) []cli.Flag {
-	return []cli.Flag{
+	return append([]cli.Flag{
 		&cli.StringFlag{Name: "text", Usage: "text `FILE` to cut among the participants", Category: promptCategory},
 		&cli.IntFlag{Name: "tokens", Value: tokens, Usage: "use the text's first `N` tokens", Category: promptCategory},
 		&cli.IntFlag{Name: "publisher-tokens", Value: publisher, Usage: "of these, the publisher holds the last `N`", Category: promptCategory},
 		&cli.IntFlag{Name: "prefix-tokens", Value: prefix, Usage: "of these, everybody holds the first `N`", Category: promptCategory},
 		&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "log the sessions on stderr", DisableDefaultText: true},
-	}
+	}, logFlags(verboseLog, "")...)
 }
 
 func verifyCommand() *cli.Command {
@@ -94,7 +94,7 @@ func runVerify(c *cli.Context) error {
 
 // checkPrompt finds the mistakes in the flags of verify and eval for which no model is needed.
 func checkPrompt(c *cli.Context) (lab.Network, error) {
-	err := first(checkModel(c), atLeast(c, 1, "tokens", "publisher-tokens"), atLeast(c, 0, "prefix-tokens"))
+	err := first(checkModel(c), atLeast(c, 1, "tokens", "publisher-tokens"), atLeast(c, 0, "prefix-tokens"), checkLog(c))
 	if err != nil {
 		return nil, err
 	}
@@ -128,7 +128,7 @@ func openBench(c *cli.Context, network lab.Network) (lab.Bench, *llama.Engine, e
 		return lab.Bench{}, nil, err
 	}
 	return lab.Bench{
-		Engine: engine, Network: network, Self: self(engine, "lab", fedkv.RolePublisher), Log: newLogger(c, c.Bool("verbose")),
+		Engine: engine, Network: network, Self: self(engine, "lab", fedkv.RolePublisher), Log: sessionLog(c),
 	}, engine, nil
 }
 
