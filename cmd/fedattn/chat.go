@@ -17,6 +17,7 @@ import (
 	"fedattn/fedkv"
 	"fedattn/fedkv/node"
 	"fedattn/llama"
+	"fedattn/transport"
 )
 
 func chatCommand() *cli.Command {
@@ -152,11 +153,6 @@ func assistantConfig(c *cli.Context, party party, engine *llama.Engine, wire *wi
 	if err != nil {
 		return cfg, nil, err
 	}
-	if x.Schedules.Regime() == fedkv.Lockstep && len(party.docs) > 0 && len(party.addresses) > 0 {
-		// each document is a contributor that comes and goes, and nobody could send it rows
-		return cfg, nil, usagef("--doc with --schedule %s: in lockstep the peers would have to reach this device's own documents; "+
-			"use gather, or start a node for them", c.String("schedule"))
-	}
 	contacts, hangUp, err := network(c, party, x, wire)
 	if err != nil {
 		return cfg, nil, err
@@ -167,7 +163,7 @@ func assistantConfig(c *cli.Context, party party, engine *llama.Engine, wire *wi
 	name := deviceName(c)
 	return assistant.Config{
 		Engine: engine, Self: self(engine, name, fedkv.RolePublisher), Host: self(engine, name, fedkv.RoleContributor),
-		ID: string(party.identity.ID()), Contacts: contacts, Setting: x.Setting, LocalRows: party.localRows, Positions: x.positions, MaxContext: x.context,
+		ID: string(party.identity.ID()), Signer: party.identity, Device: transport.DeviceOf, Contacts: contacts, Setting: x.Setting, LocalRows: party.localRows, Positions: x.positions, MaxContext: x.context,
 		HomeType: x.home, MaxPositions: x.maxPositions, SetupBy: x.setupBy, GatherBy: x.gatherBy,
 		RequireAll: c.Bool("require-all"), MinPeers: party.minPeers, MaxStaging: x.maxStaging,
 		Waiting: queued(c), Log: sessionLog(c),

@@ -595,3 +595,37 @@ func TestOwnDocumentsInLockstep(t *testing.T) {
 		t.Error("the answer does not depend on rows between contributors: nothing was tested")
 	}
 }
+
+// In a chat each document is a contributor of its own: in lockstep rows reach it, and go on to the next one, through the
+// asker, and all is as if devices held them.
+func TestChatOverOwnDocumentsInLockstep(t *testing.T) {
+	w := newWorkplace(t)
+	tiny := w.write("tiny.gguf", tinyTransformer(tinyTemplate, 1, tinyContext))
+	_, garden := w.node("garden", tiny, "The pump was repaired on 3 June.")
+	_, desk := w.node("desk", tiny, "The key hangs behind the door.")
+	_, drawer := w.node("drawer", tiny, "The saw is lent to Ana.", "--name", "desk")
+	chat := func(schedule string, more ...string) string {
+		t.Helper()
+		c := w.command(append([]string{"chat", "--model", tiny, "--threads", "1", "--name", "desk", "--config", "asker", "--json", "--predict", "48",
+			"--temp", "3", "--seed", "7", "--top-k", "0", "--top-p", "1", "--min-p", "0", "--wire", "f16", "--schedule", schedule,
+			"--positions", "inplace", "--peer", garden}, more...)...)
+		var stderr bytes.Buffer
+		c.Stdin, c.Stderr = strings.NewReader("Where is the key?"), &stderr
+		out, err := c.Output()
+		var a answer
+		if err := errors.Join(err, json.Unmarshal(out, &a)); err != nil {
+			t.Fatalf("%v: %s", err, &stderr)
+		}
+		if len(a.Federation.Peers) != 3 || len(a.Federation.Notes) > 0 {
+			t.Errorf("peers %+v, notes %q", a.Federation.Peers, a.Federation.Notes)
+		}
+		return a.Answer
+	}
+	own := chat("lockstep", "--doc", w.path("desk.txt"), "--doc", w.path("drawer.txt"))
+	if devices := chat("lockstep", "--peer", desk, "--peer", drawer); own != devices || own == "" {
+		t.Errorf("own documents say %q, those of devices %q", own, devices)
+	}
+	if own == chat("gather", "--peer", desk, "--peer", drawer) {
+		t.Error("the answer does not depend on rows between contributors: nothing was tested")
+	}
+}

@@ -6,6 +6,7 @@ package assistant
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"strings"
@@ -26,6 +27,11 @@ type Config struct {
 	Host     fedkv.Hello // role contributor: for this device's own documents
 	ID       string
 	Contacts []node.Contact // peers, in token order
+
+	// Signer and Device are for rows that reach this device's own documents, or go from one to the next, through the
+	// publisher: see node.ContributorConfig. Lockstep needs them where there are such documents.
+	Signer node.Signer
+	Device func(ed25519.PublicKey) string
 
 	Raw bool // no chat template: what is said is continued
 

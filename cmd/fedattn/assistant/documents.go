@@ -26,7 +26,7 @@ func (a *Assistant) source(d node.Document) (*document, error) {
 		return nil, fmt.Errorf("%s has %d tokens, the context has room for %d: give a shorter one, or change --context", d.Name, source.Tokens(), room)
 	}
 	contact, stop := node.Beside(a.context, d.Name, node.ContributorConfig{
-		Engine: a.cfg.Engine, Self: a.cfg.Host, ID: "own document", Source: source,
+		Engine: a.cfg.Engine, Self: a.cfg.Host, ID: a.cfg.ID, Signer: a.cfg.Signer, Device: a.cfg.Device, Source: source,
 		MaxContext: a.cfg.MaxContext, LocalRows: a.cfg.LocalRows, Log: a.cfg.Log,
 	})
 	return &document{name: d.Name, tokens: source.Tokens(), contact: contact, stop: stop}, nil
