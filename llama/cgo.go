@@ -21,6 +21,10 @@ import (
 	"fedattn/fedkv"
 )
 
+// Allocated is how many bytes the engine, and other C code of the process, has allocated and not freed; 0 where the C library
+// does not say. Go's runtime knows nothing of them.
+func Allocated() int64 { return int64(C.shim_allocated()) }
+
 // Commit is the llama.cpp commit that the engine was built from.
 func Commit() string { return C.GoString(C.shim_commit()) }
 

@@ -7,6 +7,9 @@ import (
 	"fedattn/fedkv/node"
 )
 
+// Allocated is 0 without an engine.
+func Allocated() int64 { return 0 }
+
 // Commit is empty without an engine.
 func Commit() string { return "none" }
 

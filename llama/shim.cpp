@@ -83,6 +83,15 @@ static void return_memory() {
 #endif
 }
 
+size_t shim_allocated(void) {
+#if defined(__GLIBC__) && (__GLIBC__ > 2 || __GLIBC_MINOR__ >= 33)
+    const struct mallinfo2 all = mallinfo2();
+    return all.uordblks + all.hblkhd;
+#else
+    return 0;
+#endif
+}
+
 size_t shim_backends_load(const char * dir) {
     static std::once_flag once;
     std::call_once(once, [dir] {

@@ -27,6 +27,9 @@ size_t shim_backends_load(const char * dir);
 // Copies and forgets the calling thread's last error line, at most size - 1 bytes, terminated. Returns its length.
 size_t shim_log_take(char * buf, size_t size);
 
+// Bytes that malloc has handed out and not got back, over all threads; 0: this C library does not say.
+size_t shim_allocated(void);
+
 // The upstream commit that the library was built from; "unknown" for a source that does not say.
 const char * shim_commit(void);
 

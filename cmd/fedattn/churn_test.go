@@ -143,14 +143,16 @@ func TestChurn(t *testing.T) {
 		usage, at = append(usage, s.settled(usage)), append(at, time.Since(begin))
 	}
 	warm, last := usage[min(soakWarmUp, len(usage))-1], usage[len(usage)-1]
-	slope, spread := slopeOverTime(at[len(at)/4:], usage[len(usage)/4:])
-	t.Logf("T11: seed %d, %v: %+v; %v; memory %+.2f ± %.2f MiB/h after the first quarter", seed, time.Since(begin).Round(time.Second), count, last, slope, spread)
+	slope, spread := slopeOverTime(at[len(at)/4:], usage[len(usage)/4:], func(u resources) int { return u.inGo + u.inC })
+	seen, seenSpread := slopeOverTime(at[len(at)/4:], usage[len(usage)/4:], func(u resources) int { return u.resident << 10 })
+	t.Logf("T11: seed %d, %v: %+v; %v; after the first quarter memory in use %+.2f ± %.2f MiB/h, resident %+.2f ± %.2f MiB/h",
+		seed, time.Since(begin).Round(time.Second), count, last, slope, spread, seen, seenSpread)
 	if last.goroutines > warm.goroutines+moreGoroutines || last.descriptors > warm.descriptors+moreFiles {
 		t.Errorf("seed %d: in the beginning %v, in the end %v", seed, warm, last)
 	}
 	// what a slope of so short a time cannot tell from none is none
 	if long && slope-2*spread > churnSlope {
-		t.Errorf("seed %d: memory grows by %.2f ± %.2f MiB an hour", seed, slope, spread)
+		t.Errorf("seed %d: memory in use grows by %.2f ± %.2f MiB an hour", seed, slope, spread)
 	}
 }
 
@@ -197,19 +199,19 @@ func (s *soak) ask(ctx context.Context, comers []*comer) (report node.Report, er
 
 // slopeOverTime is how much memory grows, in MiB an hour, and its standard error: by least squares over the medians of equal
 // parts, since single moments hang together.
-func slopeOverTime(at []time.Duration, usage []resources) (slope, spread float64) {
+func slopeOverTime(at []time.Duration, usage []resources, memory func(resources) int) (slope, spread float64) {
 	var x, y []float64
 	for i := range churnWindows {
 		from, to := i*len(at)/churnWindows, (i+1)*len(at)/churnWindows
 		if from == to {
 			continue
 		}
-		var resident []int
+		var values []int
 		for _, u := range usage[from:to] {
-			resident = append(resident, u.resident)
+			values = append(values, memory(u))
 		}
-		slices.Sort(resident)
-		x, y = append(x, at[(from+to)/2].Hours()), append(y, float64(resident[len(resident)/2])/1024)
+		slices.Sort(values)
+		x, y = append(x, at[(from+to)/2].Hours()), append(y, float64(values[len(values)/2])/(1<<20))
 	}
 	return fitLine(x, y)
 }

@@ -17,6 +17,7 @@ import (
 
 	"fedattn/cmd/fedattn/api"
 	"fedattn/cmd/fedattn/assistant"
+	"fedattn/llama"
 )
 
 // shutdownTime is how long running answers have when the server is told to stop.
@@ -97,7 +98,7 @@ func runServe(c *cli.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("%w; give another address with --http", err)
 	}
-	server := api.New(api.Config{Key: key, Loopback: isLoopback(address), Version: version})
+	server := api.New(api.Config{Key: key, Loopback: isLoopback(address), Version: version, Allocated: llama.Allocated})
 	web := server.HTTP()
 	web.BaseContext = func(net.Listener) context.Context { return c.Context }
 	failed := make(chan error, 1)

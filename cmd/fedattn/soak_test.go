@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -66,19 +67,40 @@ func TestSoak(t *testing.T) {
 	}
 }
 
-// resources of this process.
+// resources of this process. What is in use, Go's and C's together, is what a leak makes grow; resident memory holds what
+// allocators keep besides, in pieces that go up and down with what ran at once.
 type resources struct {
+	inGo, inC   int // bytes that are in use
 	resident    int // KiB
+	threads     int
 	goroutines  int
 	descriptors int
 }
 
 func (r resources) String() string {
-	return fmt.Sprintf("%d KiB, %d goroutines, %d descriptors", r.resident, r.goroutines, r.descriptors)
+	return fmt.Sprintf("%d KiB in use (Go %d, C %d), %d KiB resident, %d threads, %d goroutines, %d descriptors",
+		(r.inGo+r.inC)>>10, r.inGo>>10, r.inC>>10, r.resident, r.threads, r.goroutines, r.descriptors)
 }
 
-func measureResources(t testing.TB) resources {
+// measureResources counts what is there now; memory only after a collection, which takes its time.
+func measureResources(t testing.TB, memory bool) (r resources) {
 	t.Helper()
+	count := func(dir string) int {
+		list, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(list)
+	}
+	r = resources{threads: count("/proc/self/task"), goroutines: runtime.NumGoroutine(), descriptors: count("/proc/self/fd")}
+	if !memory {
+		return r
+	}
+	runtime.GC() // what has a finaliser goes with the second one
+	debug.FreeOSMemory()
+	var heap runtime.MemStats
+	runtime.ReadMemStats(&heap)
+	r.inGo, r.inC = int(heap.HeapAlloc), int(llama.Allocated())
 	statm, err := os.ReadFile("/proc/self/statm")
 	if err != nil {
 		t.Fatal(err)
@@ -87,11 +109,8 @@ func measureResources(t testing.TB) resources {
 	if err != nil {
 		t.Fatal(err)
 	}
-	descriptors, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return resources{pages * os.Getpagesize() >> 10, runtime.NumGoroutine(), len(descriptors)}
+	r.resident = pages * os.Getpagesize() >> 10
+	return r
 }
 
 // slopeOf is how much memory grows from one session to the next, in KiB.
@@ -306,10 +325,10 @@ func (c impatient) WriteRows(layer int, pos []int32, shift int, types fedkv.Wire
 func (s *soak) settled(before []resources) resources {
 	s.t.Helper()
 	for end := time.Now().Add(time.Second); ; time.Sleep(5 * time.Millisecond) {
-		now := measureResources(s.t)
+		now := measureResources(s.t, false)
 		if len(before) > 0 && now.goroutines <= before[len(before)-1].goroutines && now.descriptors <= before[len(before)-1].descriptors ||
 			time.Now().After(end) {
-			return now
+			return measureResources(s.t, true)
 		}
 	}
 }

@@ -84,6 +84,8 @@ type Config struct {
 	Key      string // what clients have to know; empty: nobody but this machine reaches it
 	Loopback bool   // it listens for this machine only
 	Version  string
+
+	Allocated func() int64 // bytes that C code has allocated, for metrics; nil: not told
 }
 
 // Server is the API. Until Ready is called it says that it is loading.
@@ -101,7 +103,7 @@ type Server struct {
 // New makes a server without a backend.
 func New(cfg Config) *Server {
 	s := &Server{cfg: cfg, started: time.Now(), mux: http.NewServeMux(), turns: make(chan struct{}, maxWaiting+1)}
-	s.metrics = newMetrics(func() float64 { return float64(len(s.turns)) })
+	s.metrics = newMetrics(func() float64 { return float64(len(s.turns)) }, cfg.Allocated)
 	s.handle("GET /health", s.health, false)
 	s.handle("GET /v1/health", s.health, false)
 	s.handle("GET /v1/models", s.models, true)

@@ -32,7 +32,7 @@ type metrics struct {
 // seconds from a hundredth to ten minutes: a Pi takes its time.
 var seconds = []float64{0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 60, 120, 300, 600}
 
-func newMetrics(held func() float64) *metrics {
+func newMetrics(held func() float64, allocated func() int64) *metrics {
 	m := &metrics{registry: prometheus.NewRegistry()}
 	model := []string{"model_name"} // as vLLM's
 	counter := func(name, help string) *prometheus.CounterVec {
@@ -47,6 +47,10 @@ func newMetrics(held func() float64) *metrics {
 	m.ttft = prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "fedattn_time_to_first_token_seconds", Help: "From the request's turn to the first token of its answer.", Buckets: seconds}, model)
 	m.registry.MustRegister(m.requests, m.duration, m.running, places, m.ttft,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if allocated != nil {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "fedattn_engine_allocated_bytes",
+			Help: "Memory that the engine has allocated, beside Go's and the mapped model."}, func() float64 { return float64(allocated()) }))
+	}
 	m.prompt = counter("prompt_tokens_total", "Tokens that answers rest on, of this device and of peers.")
 	m.cached = counter("cached_tokens_total", "Of the prompt tokens, those that were in the cache or came as rows.")
 	m.generated = counter("generation_tokens_total", "Tokens of answers.")
