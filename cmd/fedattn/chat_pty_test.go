@@ -38,11 +38,18 @@ func sit(t *testing.T, env []string, flags ...string) *talker {
 	if !haveEngine() {
 		t.Skip("this build has no engine")
 	}
-	p := &talker{t: t, dir: t.TempDir(), ended: make(chan struct{})}
-	if err := os.WriteFile(filepath.Join(p.dir, "m.gguf"), tinyTransformer(tinyTemplate, 1, hugeContext), 0o600); err != nil {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "m.gguf"), tinyTransformer(tinyTemplate, 1, hugeContext), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p.cmd = exec.Command("fedattn", append([]string{"chat", "-m", "m.gguf", "-t", "1", "--context", "30000"}, flags...)...)
+	return sitIn(t, dir, env, append([]string{"-m", "m.gguf", "-t", "1", "--context", "30000"}, flags...)...)
+}
+
+// sitIn starts fedattn chat with these flags in a folder.
+func sitIn(t *testing.T, dir string, env []string, flags ...string) *talker {
+	t.Helper()
+	p := &talker{t: t, dir: dir, ended: make(chan struct{})}
+	p.cmd = exec.Command("fedattn", append([]string{"chat"}, flags...)...)
 	p.cmd.Dir, p.cmd.Env = p.dir, append(isolated(p.dir), append([]string{"TERM=xterm"}, env...)...)
 	var err error
 	if p.file, err = pty.StartWithSize(p.cmd, &pty.Winsize{Rows: 24, Cols: 80}); err != nil {
