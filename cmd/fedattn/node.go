@@ -148,7 +148,7 @@ func runNode(c *cli.Context) error {
 	contributor := node.NewContributor(node.ContributorConfig{
 		Fetched: fetched,
 		Engine:  engine, Model: size, Peers: peers{Endpoint: endpoint, allow: owner.rowsTo}, Owner: owner, Self: self(engine, deviceName(c), fedkv.RoleContributor),
-		Signer: identity, Device: transport.DeviceOf, ID: string(identity.ID()), Source: source, MaxContext: most, LocalRows: local, Sessions: c.Int("max-sessions"), Rows: kept(rows), Memory: sessionMemory(c, size),
+		Signer: identity, Device: transport.DeviceOf, ID: string(identity.ID()), Source: source, MaxContext: most, LocalRows: local, Sessions: c.Int("max-sessions"), Rows: kept(rows), HomeRows: rowMemory, Memory: sessionMemory(c, size),
 		OnSession: owner.keep, Log: log,
 	})
 	open, leave := context.WithCancel(c.Context) // new questions are welcome

@@ -2,27 +2,40 @@ package node
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"fedattn/fedkv"
 )
 
-// stay takes the rows that stay home out of the cache, and says that they are ready.
+// stay gets the rows that stay home, those of an earlier session or those of an evaluation, and says that they are ready.
 func (s *contribution) stay() error {
-	w := s.work
-	home, ok := s.cache.(HomeCache)
-	if !ok {
-		return fedkv.Errorf(fedkv.CodePlan, "this device's engine cannot answer queries; ask for rows")
+	if s.key, s.shelve = homeKey(&s.host.cfg, s.work, s.tokens); s.shelve {
+		s.home = s.host.shelf.take(s.key)
+		s.again = s.home != nil
 	}
-	kept, err := home.KeepRows(w.Sends, w.At, len(s.tokens))
-	if err != nil {
-		return err
+	if s.home == nil {
+		if err := s.evaluate(); err != nil {
+			return err
+		}
+		if err := errors.Join(s.takeHome(), s.free()); err != nil {
+			return err
+		}
 	}
-	s.home = kept
 	s.x.mu.Lock()
 	defer s.x.mu.Unlock()
 	_ = s.x.stepLocked(fedkv.Tick{Now: time.Since(s.x.start)}) // Done says when the rows were computed
 	return s.x.stepLocked(fedkv.Kept{})
+}
+
+// takeHome copies the rows that stay home out of the cache.
+func (s *contribution) takeHome() (err error) {
+	home, ok := s.cache.(HomeCache)
+	if !ok {
+		return fedkv.Errorf(fedkv.CodePlan, "this device's engine cannot answer queries; ask for rows")
+	}
+	s.home, err = home.KeepRows(s.work.Sends, s.work.At, len(s.tokens))
+	return err
 }
 
 // answerQueries is a contributor's part from then on: it attends for the publisher until the session is over, or no
@@ -57,6 +70,7 @@ func (s *contribution) answerQueries() error {
 		}
 		partial = resized(partial, shape, h.Tokens)
 		if err := s.home.Attend(h.Layer, h.Offset-s.work.At, h.First, h.Tokens, queries, partial); err != nil {
+			s.shelve = false // nobody knows what is wrong with them
 			return err
 		}
 		answer, err := h.Answers(shape)

@@ -70,7 +70,9 @@ type ContributorConfig struct {
 	MicroBatch int // in gather; 0: 512. In lockstep a segment is one micro-batch.
 	// Rows keeps what was computed, so that the same segment is not evaluated again for the same prefix; nil: nothing is
 	// kept. In lockstep rows depend on others, and are not.
-	Rows     RowCache
+	Rows RowCache
+	// HomeRows is how many bytes of rows that stay here are kept from one session to the next, if Rows keeps others; 0: none.
+	HomeRows int64
 	Sessions int   // evaluated at once; 0: 1
 	Memory   int64 // bytes for what they take by fedkv.MemoryOf; 0: no limit
 	Queue    int   // sessions that may wait for their turn; 0: 16
@@ -105,6 +107,7 @@ type Contribution struct {
 type Contributor struct {
 	cfg     ContributorConfig
 	turns   *turns
+	shelf   shelf
 	serving sync.WaitGroup // one for each link
 
 	mu       sync.Mutex
@@ -127,14 +130,15 @@ func NewContributor(cfg ContributorConfig) *Contributor {
 		cfg.MicroBatch = microBatch
 	}
 	return &Contributor{
-		cfg: cfg, turns: newTurns(cfg.Sessions, cfg.Queue, cfg.Memory),
+		cfg: cfg, turns: newTurns(cfg.Sessions, cfg.Queue, cfg.Memory), shelf: shelf{most: cfg.HomeRows},
 		sessions: map[fedkv.SessionID]*contribution{}, known: make(chan struct{}), drained: make(chan struct{}),
 	}
 }
 
 // Serve answers links until the context ends or Peers fails, and returns when every session is over. It may be called
 // once.
-func (c *Contributor) Serve(ctx context.Context) error {
+func (c *Contributor) Serve(ctx context.Context) (err error) {
+	defer func() { err = errors.Join(err, c.shelf.close()) }()
 	defer c.serving.Wait()
 	for {
 		link, err := c.cfg.Peers.Accept(ctx)
@@ -150,6 +154,10 @@ func (c *Contributor) Serve(ctx context.Context) error {
 		c.serving.Go(func() { c.welcome(ctx, link) })
 	}
 }
+
+// Retain frees rows that stay here and are kept, unless keep says that their text is still shared; those in use when their
+// session ends. It may be called from any goroutine.
+func (c *Contributor) Retain(keep func(RowKey) bool) error { return c.shelf.retain(keep) }
 
 // Load is how many sessions use the engine now, and how many wait for their turn. It may be called from any goroutine.
 func (c *Contributor) Load() (serving, waiting int) { return c.turns.load() }
@@ -367,6 +375,8 @@ type contribution struct {
 	tokens  []fedkv.Token
 	senders map[int]*blockSender // by recipient
 	home    KeptRows             // those that stay here and answer queries
+	shelve  bool                 // they may be kept for other sessions, under key
+	again   bool                 // they were
 	layers  map[int]bool         // whose rows were sent
 
 	key      RowKey     // of the segment's rows, if they may be kept
@@ -502,7 +512,11 @@ func (s *contribution) contribute() (err error) {
 		return err
 	}
 	defer func() {
-		if s.home != nil {
+		switch {
+		case s.home == nil:
+		case s.shelve:
+			err = errors.Join(err, s.host.shelf.put(s.key, s.home))
+		default:
 			err = errors.Join(err, s.home.Close())
 		}
 	}()
@@ -565,10 +579,7 @@ func (s *contribution) rest() {
 // queries.
 func (s *contribution) compute() error {
 	if s.work.Home != 0 {
-		if err := s.evaluate(); err != nil {
-			return err
-		}
-		return errors.Join(s.stay(), s.free())
+		return s.stay()
 	}
 	s.recall()
 	if s.known == nil {
@@ -954,7 +965,7 @@ func (s *contribution) report() Contribution {
 		done.Session, done.Wire, done.Rows = s.plan.Session, s.plan.Wire, s.plan.Rows
 	}
 	if s.work != nil {
-		done.Tokens, done.Layers, done.Kept = len(s.tokens), len(s.layers), s.known != nil
+		done.Tokens, done.Layers, done.Kept = len(s.tokens), len(s.layers), s.known != nil || s.again
 		done.LayerList = slices.Sorted(maps.Keys(s.layers))
 		if s.work.Home == 0 {
 			done.To = append(done.To, s.link.ID())

@@ -55,6 +55,17 @@ func rowKey(cfg *ContributorConfig, w *fedkv.Work, tokens []fedkv.Token) (key Ro
 	return key, true
 }
 
+// homeKey is where rows that stay home are kept. Unlike those that are sent they hang on no wire type.
+func homeKey(cfg *ContributorConfig, w *fedkv.Work, tokens []fedkv.Token) (key RowKey, ok bool) {
+	sent := *w
+	sent.Wire, sent.Rows = fedkv.Wire{}, fedkv.Selection{}
+	key, ok = rowKey(cfg, &sent, tokens)
+	h := sha256.New()
+	fmt.Fprintf(h, "home %x\n", key[16:])
+	copy(key[16:], h.Sum(nil))
+	return key, ok && cfg.HomeRows > 0
+}
+
 // recording is the blocks that a segment was sent in, as they went out, in the order in which they were made: a layer's
 // micro-batches, and the blocks of each.
 type recording struct {
