@@ -182,6 +182,10 @@ test-asan: deps ## N=10000 random calls of our C API under address and undefined
 leak-check: deps ## what the C side allocates is freed: LeakSanitizer, and it finds a leak that is planted
 	@third_party/llama.cpp/test-leaks.sh
 
+.PHONY: test-home
+test-home: lib model ## N=50 prompts: what is said with rows that stay home is what is said with rows that are sent
+	@FEDATTN_HOME=$(or $(N),50) FEDATTN_TEST_MODEL=$(abspath $(MODEL)) go test -count 1 -timeout 2h -run '^TestHomeSaysWhatGatherSays$$' -v ./cmd/fedattn
+
 .PHONY: bench-warm
 bench-warm: lib model ## a second question on three documents of 512 tokens against a first one, PAIRS=3 times
 	@FEDATTN_WARM=$(PAIRS) FEDATTN_TEST_MODEL=$(abspath $(MODEL)) go test -count 1 -timeout 1h -run '^TestWarm$$' -v ./cmd/fedattn

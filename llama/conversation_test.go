@@ -20,14 +20,14 @@ type watching struct {
 	first []float32
 }
 
-func (w *watching) Next(c node.Cache) (fedkv.Token, error) {
+func (w *watching) Next(c node.Cache, i int) (fedkv.Token, error) {
 	if w.first == nil {
 		var err error
-		if w.first, err = c.Logits(-1); err != nil {
+		if w.first, err = c.Logits(i); err != nil {
 			return 0, err
 		}
 	}
-	return w.Sampler.Next(c)
+	return w.Sampler.Next(c, i)
 }
 
 // party is contributors in this process, each with a text of its own.

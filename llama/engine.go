@@ -110,12 +110,12 @@ func (c cache) Eval(tokens []fedkv.Token, pos, outputs int, hook *node.Hook) err
 // sampler is a Sampler behind node's interface.
 type sampler struct{ *Sampler }
 
-func (s sampler) Next(c node.Cache) (fedkv.Token, error) {
+func (s sampler) Next(c node.Cache, i int) (fedkv.Token, error) {
 	own, ok := c.(cache)
 	if !ok {
 		return 0, fmt.Errorf("llama: a sampler of this engine and a cache of another (%T)", c)
 	}
-	return s.Sampler.Next(own.Context)
+	return s.Sampler.Next(own.Context, i)
 }
 
 // Sampler makes a sampler for one answer; release it when the answer is done.

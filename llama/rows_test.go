@@ -329,7 +329,7 @@ func TestUseAfterCloseIsAnError(t *testing.T) {
 	must(t, err)
 	must(t, s.Close())
 	must(t, s.Close())
-	if _, err := s.Next(c); !errors.Is(err, ErrClosed) {
+	if _, err := s.Next(c, -1); !errors.Is(err, ErrClosed) {
 		t.Errorf("sampler: %v", err)
 	}
 	must(t, c.Close())

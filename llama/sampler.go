@@ -70,8 +70,8 @@ func GrammarOf(schema string) (string, error) {
 	}
 }
 
-// Next chooses a token from the last logits of c.
-func (s *Sampler) Next(c *Context) (fedkv.Token, error) {
+// Next chooses a token from output i of the last Eval of c, as Logits counts them.
+func (s *Sampler) Next(c *Context, i int) (fedkv.Token, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ptr == nil {
@@ -82,10 +82,13 @@ func (s *Sampler) Next(c *Context) (fedkv.Token, error) {
 		return 0, err
 	}
 	defer leave()
-	if c.outputs == 0 {
-		return 0, errors.New("llama: sampling without logits")
+	if i < -1 || i >= c.outputs || c.outputs == 0 {
+		return 0, fmt.Errorf("llama: sampling from logits %d, the last evaluation kept %d", i, c.outputs)
 	}
-	token := C.shim_sampler_next(s.ptr, c.ptr, -1)
+	if i >= 0 {
+		i -= c.outputs // llama.cpp counts tokens of the batch from the front, and those with logits from the back
+	}
+	token := C.shim_sampler_next(s.ptr, c.ptr, C.int32_t(i))
 	if token < 0 {
 		return 0, errors.New("llama: the sampler found no token that its grammar allows")
 	}

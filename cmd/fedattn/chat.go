@@ -164,7 +164,7 @@ func assistantConfig(c *cli.Context, party party, engine *llama.Engine, wire *wi
 	return assistant.Config{
 		Engine: engine, Self: self(engine, name, fedkv.RolePublisher), Host: self(engine, name, fedkv.RoleContributor),
 		ID: string(party.identity.ID()), Signer: party.identity, Device: transport.DeviceOf, Contacts: contacts, Setting: x.Setting, LocalRows: party.localRows, Positions: x.positions, MaxContext: x.context,
-		HomeType: x.home, MaxPositions: x.maxPositions, SetupBy: x.setupBy, GatherBy: x.gatherBy,
+		HomeType: x.home, MaxPositions: x.maxPositions, Draft: c.Int("draft-max"), SetupBy: x.setupBy, GatherBy: x.gatherBy,
 		RequireAll: c.Bool("require-all"), MinPeers: party.minPeers, MaxStaging: x.maxStaging,
 		Waiting: queued(c), Log: sessionLog(c),
 	}, hangUp, nil

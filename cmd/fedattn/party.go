@@ -27,6 +27,7 @@ func exchangeFlags() []cli.Flag {
 			DefaultText: "inplace in lockstep only", Category: exchange},
 		&cli.IntFlag{Name: "min-layer", Usage: "exchange no rows before layer `N`; costs quality, protects nothing", Category: exchange},
 		localRowsFlag(exchange),
+		&cli.IntFlag{Name: "draft-max", Value: 8, Usage: "guess up to `N` tokens of an answer where rows stay home and round trips cost more; 0: none", Category: exchange},
 		&cli.DurationFlag{Name: "setup-timeout", Value: 10 * time.Second, Usage: "leave out who is not ready after this `TIME`", Category: exchange},
 		&cli.DurationFlag{Name: "timeout", Value: 10 * time.Minute, Usage: "leave out whose rows are not here after this `TIME`", Category: exchange},
 		&cli.BoolFlag{Name: "require-all", Usage: "fail rather than answer without somebody", DisableDefaultText: true, Category: exchange},
@@ -57,7 +58,7 @@ type party struct {
 }
 
 func readParty(c *cli.Context) (r party, err error) {
-	if err := first(checkModel(c), atLeast(c, 1, "predict", "context"), atLeast(c, 0, "min-layer", "min-peers"), checkSampling(c),
+	if err := first(checkModel(c), atLeast(c, 1, "predict", "context"), atLeast(c, 0, "min-layer", "min-peers", "draft-max"), checkSampling(c),
 		checkTimes(c), checkRows(c), checkLog(c), checkSetting(c.String("schedule"), c.String("wire"))); err != nil {
 		return r, err
 	}

@@ -34,6 +34,8 @@ type federation struct {
 	TTFTMS    float64    `json:"ttft_ms"`
 	DecodeMS  float64    `json:"decode_ms"`
 	Decoded   int        `json:"decoded"`
+	Drafted   int        `json:"draft_n,omitempty"` // as llama-server calls them
+	Accepted  int        `json:"draft_n_accepted,omitempty"`
 	Notes     []string   `json:"notes,omitempty"`
 	*layersJSON
 }
@@ -167,7 +169,7 @@ func (t reporter) federation(r node.Report) federation {
 		layersJSON: t.layers(r),
 		Session:    r.Session.String(), Regime: r.Regime.String(), Wire: t.wire.String(), Tokens: r.Layout.Total(),
 		Bytes: t.received(r), SetupMS: r.SetupMS, WaitMS: r.WaitMS, SyncMS: r.SyncMS, PrefillMS: r.PrefillMS,
-		TTFTMS: r.TTFTMS, DecodeMS: r.DecodeMS, Decoded: r.Decoded, Notes: r.Notes, Peers: []peerJSON{},
+		TTFTMS: r.TTFTMS, DecodeMS: r.DecodeMS, Decoded: r.Decoded, Drafted: r.Drafted, Accepted: r.Accepted, Notes: r.Notes, Peers: []peerJSON{},
 	}
 	for _, p := range r.Peers {
 		j := peerJSON{Name: t.name(p.Origin, p.Name), ID: p.ID, Tokens: p.Tokens, Rows: p.Rows, Bytes: p.Bytes, PrefillMS: p.PrefillMS, TransferMS: p.TransferMS}
@@ -285,8 +287,12 @@ func (t reporter) lostInAnswer(r node.Report) {
 		}
 	}
 	if h := r.Home; h.Rounds > 0 {
-		fmt.Fprintf(t.err, "[ home: %d round trips, %s sent, %s received, median %.0f us, 95 %% below %.0f us ]\n",
-			h.Rounds, bytesText(h.Sent), bytesText(h.Received), h.MedianUS, h.P95US)
+		guesses := ""
+		if r.Drafted > 0 {
+			guesses = fmt.Sprintf(", %d of %d guesses right", r.Accepted, r.Drafted)
+		}
+		fmt.Fprintf(t.err, "[ home: %d round trips, %s sent, %s received, median %.0f us, 95 %% below %.0f us%s ]\n",
+			h.Rounds, bytesText(h.Sent), bytesText(h.Received), h.MedianUS, h.P95US, guesses)
 	}
 }
 

@@ -67,6 +67,9 @@ type HomeLayer struct {
 	MinUS, MedianUS, MaxUS float64
 }
 
+// home is what the cache has to do for it.
+func (a *asking) home() *Home { return &Home{Layers: a.layers, Ask: a.ask, Merge: a.merge} }
+
 // begin makes ctx interrupt the rounds to come, until release is called.
 func (a *asking) begin(ctx context.Context) (release func()) {
 	a.ctx = ctx

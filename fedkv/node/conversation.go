@@ -41,6 +41,7 @@ type Chat struct {
 
 	HomeType     fedkv.Type // see Question
 	MaxPositions int
+	Draft        int
 
 	Waiting func(InQueue) // see Question
 	Log     zerolog.Logger
@@ -84,7 +85,8 @@ type Conversation struct {
 	turns   []said
 	opened  bool // the user's turn is open in the template
 
-	asking *asking // who answers queries
+	asking   *asking // who answers queries
+	drafting drafting
 
 	mu     sync.Mutex
 	shares []*share // everybody who was ever asked, in token order
@@ -112,9 +114,10 @@ func Open(ctx context.Context, chat Chat) (*Conversation, error) {
 	c.cells = func(committed fedkv.Layout) fedkv.CacheSpec {
 		shared := committed.Total() - committed.Prefix - committed.Segments[len(committed.Segments)-1].Tokens
 		shared -= homeTokens(committed, chat.Contacts)
+		outputs := 1 + min(chat.Draft, maxDraft)
 		return fedkv.CacheSpec{
 			Sync: chat.Schedules.Publisher, LocalCells: chat.MaxContext - shared, SyncCells: chat.MaxContext,
-			MicroBatch: chat.MicroBatch, Outputs: 1,
+			MicroBatch: max(chat.MicroBatch, outputs), Outputs: outputs,
 		}
 	}
 	if err := c.Add(chat.Contacts...); err != nil {
@@ -125,7 +128,7 @@ func Open(ctx context.Context, chat Chat) (*Conversation, error) {
 
 func newConversation(parent context.Context, chat Chat) *Conversation {
 	c := &Conversation{
-		chat: chat, opened: true, own: 1, answer: 1, talk: newTalk(len(chat.Prefix), chat.LocalRows),
+		chat: chat, opened: true, own: 1, answer: 1, talk: newTalk(len(chat.Prefix), chat.LocalRows), drafting: newDrafting(chat.Draft),
 		terms: terms{
 			Engine: chat.Engine, Self: chat.Self, ID: chat.ID, Prefix: chat.Prefix, Schedules: chat.Schedules, Wire: chat.Wire,
 			Rows: chat.Rows, Positions: chat.Positions, SetupBy: chat.SetupBy, GatherBy: chat.GatherBy,
@@ -298,22 +301,50 @@ const (
 )
 
 // decode generates at most limit tokens after what was evaluated last, and gives each one's text to emit. Nothing
-// but queries of rows that stay home crosses the network. The last token waits for what comes after it.
+// but queries of rows that stay home crosses the network. The last token waits for what comes after it, unless it was
+// guessed.
 func (c *Conversation) decode(ctx context.Context, choose Sampler, limit int, emit func(piece []byte) error) (stopped string, err error) {
 	started := time.Now()
 	defer func() { c.note(func(r *Report) { r.DecodeMS, r.Home = since(started), c.asking.summary() }) }()
-	for decoded := 1; decoded <= limit; decoded++ {
+	for decoded := 0; decoded < limit; {
+		var guesses []fedkv.Token
+		var by *odds
 		if c.talk.waiting() > 0 {
 			if ctx.Err() != nil {
 				return "", context.Cause(ctx)
 			}
-			if err := c.talk.eval(ctx, nil, 1, nil); err != nil {
+			if guesses, by, err = c.guess(ctx, limit-decoded-1); err == nil {
+				err = c.evalGuesses(ctx, guesses)
+			}
+			if err != nil {
 				return "", err
 			}
 		}
-		token, err := choose.Next(c.talk.cache)
-		if err != nil {
-			return "", err
+		right, stopped, err := c.accept(choose, guesses, emit, &decoded)
+		if by != nil {
+			by.saw(right, min(right+1, len(guesses)))
+			c.note(func(r *Report) { r.Drafted, r.Accepted = r.Drafted+len(guesses), r.Accepted+right })
+		}
+		if stopped != "" || err != nil {
+			return stopped, err
+		}
+	}
+	return StopLength, nil
+}
+
+// accept lets the sampler choose from the last logits as long as it chooses what was guessed, and one token more. The other
+// guesses are forgotten. right is how many were chosen.
+func (c *Conversation) accept(choose Sampler, guesses []fedkv.Token, emit func(piece []byte) error, decoded *int) (right int, stopped string, err error) {
+	said := len(c.talk.tokens) - len(guesses)
+	var other []fedkv.Token // what was chosen and not guessed
+	for i := 0; right == i && i <= len(guesses) && stopped == "" && err == nil; i++ {
+		output := i
+		if len(guesses) == 0 {
+			output = -1
+		}
+		var token fedkv.Token
+		if token, err = choose.Next(c.talk.cache, output); err != nil {
+			break
 		}
 		c.note(func(r *Report) {
 			if r.TTFTMS == 0 {
@@ -321,18 +352,30 @@ func (c *Conversation) decode(ctx context.Context, choose Sampler, limit int, em
 			}
 		})
 		if c.chat.Engine.EndsGeneration(token) {
-			return StopEnd, nil
+			stopped = StopEnd
+			break
 		}
-		c.talk.tokens = append(c.talk.tokens, token)
-		switch err := emit(c.chat.Engine.Piece(token)); {
+		if i < len(guesses) && token == guesses[i] {
+			right++
+		} else {
+			other = append(other, token)
+		}
+		switch err = emit(c.chat.Engine.Piece(token)); {
 		case errors.Is(err, ErrEnough):
-			return StopEnd, nil
-		case err != nil:
-			return "", err
+			stopped, err = StopEnd, nil
+		case err == nil:
+			*decoded++
+			c.note(func(r *Report) { r.Decoded = *decoded })
 		}
-		c.note(func(r *Report) { r.Decoded = decoded })
 	}
-	return StopLength, nil
+	if right < len(guesses) {
+		if cut := c.talk.cut(said + right); cut != nil {
+			c.failed = undone(err, cut)
+			return right, "", c.failed
+		}
+	}
+	c.talk.tokens = append(c.talk.tokens, other...)
+	return right, stopped, err
 }
 
 // Close ends the conversation for everybody and frees its rows. It may be called again.

@@ -78,7 +78,8 @@ type Hiding interface {
 	HideRows(layer, first int, keep []bool) error
 }
 
-// Sampler chooses the next token from a cache's last logits.
+// Sampler chooses the tokens of an answer one after the other.
 type Sampler interface {
-	Next(Cache) (fedkv.Token, error)
+	// Next chooses by the logits of kept output i; -1 is the last.
+	Next(c Cache, i int) (fedkv.Token, error)
 }

@@ -46,6 +46,10 @@ type Question struct {
 	HomeType     fedkv.Type // how queries and answers travel if rows stay home; 0: f16
 	MaxPositions int        // of everybody, rows that stay home included; 0: MaxContext
 
+	// Draft is how many tokens of the answer are guessed at most, and evaluated with the one before them, while contributors
+	// answer queries; fewer where that does not pay. See HomeReport.
+	Draft int
+
 	Outputs    int           // of how many of the last own tokens logits are kept; 0: of one, to generate
 	MicroBatch int           // 0: 512 in gather, the whole segment in lockstep
 	SetupBy    time.Duration // who is not ready by then is left out
@@ -75,7 +79,7 @@ func Ask(ctx context.Context, q Question) (*Session, error) {
 	c := newConversation(ctx, Chat{
 		Engine: q.Engine, Self: q.Self, ID: q.ID, Contacts: q.Contacts, Prefix: q.Prefix, Schedules: q.Schedules, Wire: q.Wire,
 		Rows: q.Rows, LocalRows: q.LocalRows, Positions: q.Positions, MaxContext: q.MaxContext, Keep: q.Answer, SetupBy: q.SetupBy,
-		HomeType: q.HomeType, MaxPositions: q.MaxPositions,
+		HomeType: q.HomeType, MaxPositions: q.MaxPositions, Draft: q.Draft,
 		GatherBy: q.GatherBy, RequireAll: q.RequireAll, MinPeers: q.MinPeers, MaxStaging: q.MaxStaging, Waiting: q.Waiting, Log: q.Log,
 	})
 	c.terms.Narrow = q.Narrow
@@ -104,6 +108,10 @@ func (q *Question) cells(committed fedkv.Layout) fedkv.CacheSpec {
 			batch = longest
 		}
 	}
+	draft := 0
+	if anyHome(q.Contacts) {
+		draft = min(q.Draft, maxDraft)
+	}
 	sync := q.Schedules.Publisher
 	if allHome(q.Contacts) {
 		sync = sync.Before(0) // nothing is placed
@@ -112,8 +120,8 @@ func (q *Question) cells(committed fedkv.Layout) fedkv.CacheSpec {
 		Sync:       sync,
 		LocalCells: len(q.Prefix) + len(q.Own) + q.Answer,
 		SyncCells:  committed.Total() - homeTokens(committed, q.Contacts) + q.Answer,
-		MicroBatch: max(min(batch, longest), 1),
-		Outputs:    q.Outputs,
+		MicroBatch: max(min(batch, longest), 1+draft),
+		Outputs:    max(q.Outputs, 1+draft),
 	}
 }
 

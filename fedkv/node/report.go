@@ -26,6 +26,8 @@ type Report struct {
 	TTFTMS    float64 // until the first token of the answer
 	DecodeMS  float64
 	Decoded   int // tokens of the answer
+	Drafted   int // tokens that were guessed, to spare rounds of queries
+	Accepted  int // of these, how many are in the answer
 
 	Home HomeReport // rounds of rows that stayed home, in a conversation those of all turns
 

@@ -384,7 +384,7 @@ func (c *Conversation) enlistHome(list []settled, rows []*remote) error {
 		return fedkv.Errorf(fedkv.CodePlan, "this engine cannot query rows that stay elsewhere; use gather")
 	}
 	c.asking.members = append(c.asking.members, members...)
-	return cache.SetHome(&Home{Layers: c.asking.layers, Ask: c.asking.ask, Merge: c.asking.merge})
+	return cache.SetHome(c.asking.home())
 }
 
 // evalWith evaluates with others' rows coming in.

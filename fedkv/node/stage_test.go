@@ -312,8 +312,8 @@ type recorder struct {
 	logits *[][]float32
 }
 
-func (r recorder) Next(c node.Cache) (fedkv.Token, error) {
-	row, err := c.Logits(-1)
+func (r recorder) Next(c node.Cache, i int) (fedkv.Token, error) {
+	row, err := c.Logits(i)
 	if err != nil {
 		return 0, err
 	}

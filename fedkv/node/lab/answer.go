@@ -17,10 +17,15 @@ func (b Bench) Answer(ctx context.Context, c Case, p Prompt, limit int, stop Sto
 	if err != nil {
 		return "", Result{}, err
 	}
-	setting.Outputs, setting.Answer = 1, limit
+	return b.AnswerSetting(ctx, setting, p, limit, stop)
+}
+
+// AnswerSetting is Answer for a setting that no case has.
+func (b Bench) AnswerSetting(ctx context.Context, s Setting, p Prompt, limit int, stop Stop) (string, Result, error) {
+	s.Outputs, s.Answer = 1, limit
 	a := answer{stop: stop}
-	result, err := within(ctx, b.Engine, b.Network, b.Self, p, setting, func(s *node.Session) error {
-		_, err := s.Generate(ctx, greedy{}, limit, a.add)
+	result, err := within(ctx, b.Engine, b.Network, b.Self, p, s, func(session *node.Session) error {
+		_, err := session.Generate(ctx, greedy{}, limit, a.add)
 		return a.ended(err)
 	})
 	return string(a.text), result, err
@@ -43,7 +48,7 @@ func (b Bench) AnswerCentralised(ctx context.Context, p Prompt, limit int, stop 
 			return "", errors.Join(ctx.Err(), err)
 		}
 		pos += len(next)
-		token, err := greedy{}.Next(cache)
+		token, err := greedy{}.Next(cache, -1)
 		if err != nil {
 			return "", err
 		}
@@ -87,8 +92,8 @@ func (a *answer) ended(err error) error {
 // greedy takes the most likely token, the first of equals.
 type greedy struct{}
 
-func (greedy) Next(c node.Cache) (fedkv.Token, error) {
-	logits, err := c.Logits(-1)
+func (greedy) Next(c node.Cache, i int) (fedkv.Token, error) {
+	logits, err := c.Logits(i)
 	if err != nil {
 		return 0, err
 	}

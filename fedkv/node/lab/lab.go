@@ -136,10 +136,12 @@ type Setting struct {
 	Rows       fedkv.RowPolicy
 	LocalRows  fedkv.RowPolicy // by participant, the publisher the last
 	Positions  fedkv.Positions
-	Outputs    int        // of how many of the last own tokens logits are kept; 0: of all
-	Answer     int        // tokens to keep room for after the prompt
-	Home       fedkv.Type // 0: rows are sent; otherwise they stay, and queries travel in this type
-	MicroBatch int        // in gather; 0: a segment is one micro-batch
+	Outputs    int                        // of how many of the last own tokens logits are kept; 0: of all
+	Answer     int                        // tokens to keep room for after the prompt
+	Home       fedkv.Type                 // 0: rows are sent; otherwise they stay, and queries travel in this type
+	Stays      func(contributor int) bool // whose rows they are; nil: of all
+	Draft      int                        // see node.Question
+	MicroBatch int                        // in gather; 0: a segment is one micro-batch
 	// Contributors is their engine, if it is another one: the same model with other weights, quantised otherwise.
 	Contributors node.Engine
 	Timeout      time.Duration
@@ -213,7 +215,7 @@ func within(ctx context.Context, e Engine, network Network, self fedkv.Hello, p 
 		})
 		sessions.Add(1)
 		serving.Go(func() { _ = c.Serve(ctx) })
-		contacts[i] = node.Contact{Home: s.Home != 0, Dial: func(ctx context.Context) (node.Link, error) {
+		contacts[i] = node.Contact{Home: s.Home != 0 && (s.Stays == nil || s.Stays(i)), Dial: func(ctx context.Context) (node.Link, error) {
 			link, err := publisher.Peers.Dial(ctx, d.Address)
 			if err != nil {
 				return nil, err
@@ -227,7 +229,8 @@ func within(ctx context.Context, e Engine, network Network, self fedkv.Hello, p 
 	session, err := node.Ask(ctx, node.Question{
 		Engine: e, Self: hello, ID: publisher.Address.ID, Contacts: contacts, Prefix: p.Prefix, Own: p.Own(),
 		Answer: s.Answer, Schedules: s.Schedules, Wire: s.Wire, Rows: s.Rows, LocalRows: s.LocalRows.Of(n - 1), Positions: s.Positions,
-		MaxContext: p.Tokens() + s.Answer, Outputs: s.Outputs, MicroBatch: batch, HomeType: s.Home, SetupBy: s.Timeout, GatherBy: s.Timeout, RequireAll: true, Log: s.Log,
+		MaxContext: p.Tokens() + s.Answer, Outputs: s.Outputs, MicroBatch: batch,
+		HomeType: s.Home, Draft: s.Draft, SetupBy: s.Timeout, GatherBy: s.Timeout, RequireAll: true, Log: s.Log,
 	})
 	if err != nil {
 		return Result{}, err

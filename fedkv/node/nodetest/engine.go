@@ -153,9 +153,9 @@ func (e *Engine) newCache(spec fedkv.CacheSpec, plain bool) (node.Cache, error) 
 // Greedy takes the most likely token, the first of equals.
 type Greedy struct{}
 
-// Next is the token after a cache's last logits.
-func (Greedy) Next(c node.Cache) (fedkv.Token, error) {
-	logits, err := c.Logits(-1)
+// Next is the token by the logits of kept output i.
+func (Greedy) Next(c node.Cache, i int) (fedkv.Token, error) {
+	logits, err := c.Logits(i)
 	if err != nil {
 		return 0, err
 	}

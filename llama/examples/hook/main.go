@@ -160,7 +160,7 @@ func publish(model *llama.Model, sync fedkv.Schedule, prefix, own []fedkv.Token,
 	defer sampler.Close()
 	var text strings.Builder
 	for range answerTokens {
-		token, err := sampler.Next(ctx)
+		token, err := sampler.Next(ctx, -1)
 		if err != nil {
 			return "", 0, err
 		}
