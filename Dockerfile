@@ -33,11 +33,13 @@ ARG VERSION=unknown
 RUN --mount=type=cache,target=/root/.cache/go-build deploy/image/stage.sh program "$TARGETARCH" "$VERSION"
 
 FROM ${BASE_IMAGE}
+ARG BASE_IMAGE
 ARG VERSION=unknown
 LABEL org.opencontainers.image.title="fedattn" \
       org.opencontainers.image.description="Ask one question over texts that stay on several devices" \
       org.opencontainers.image.licenses="MIT" \
-      org.opencontainers.image.version="${VERSION}"
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.base.name="${BASE_IMAGE}"
 COPY --from=build /out/ /
 ENV HOME=/config FEDATTN_CONFIG=/config FEDATTN_STATUS=/tmp/fedattn HF_HUB_CACHE=/models XDG_CACHE_HOME=/models
 USER 10001:10001

@@ -12,6 +12,9 @@ slim=${1:?the tag of the slim image} golang=${2:?the tag of the image with Go}
 suite=${SUITE:-trixie}
 go=$(go env GOROOT)
 
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+third_party/system-packages.sh buildah debootstrap
+
 work=$(mktemp -d)
 containers=()
 cleanup() {

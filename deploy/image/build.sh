@@ -9,6 +9,9 @@
 #              GO_IMAGE, BASE_IMAGE, CUDA_IMAGE, GOPROXY, PIP_INDEX_URL, HTTP_PROXY, HTTPS_PROXY, NO_PROXY, JOBS, LLAMA_CMAKE, VERSION
 #                                become build arguments if they are set
 #              IMAGE_FLAGS       further flags of the engine
+#              BASES             registry or debootstrap: where GO_IMAGE and BASE_IMAGE come from if they are not given;
+#                                default: the registry, and debootstrap (base.sh, as root) where none answers to buildah.
+#                                The steps of the build then run in chroots, which needs no container runtime
 #
 # llama.cpp's source and the Go modules are taken from third_party/ where make deps has put them.
 set -euo pipefail
@@ -30,12 +33,43 @@ for candidate in docker podman buildah; do
 	[[ -z $engine ]] || break
 	! works "$candidate" || engine=$candidate
 done
+if [[ -z $engine ]] && ((EUID == 0)) && command -v apt-get >/dev/null; then
+	third_party/system-packages.sh buildah
+	engine=buildah
+fi
 if [[ -z $engine ]] || ! works "$engine"; then
 	printf 'image: %s; install docker, podman or buildah\n' "${engine:+$engine does not work here}${engine:-nothing here builds images}" >&2
 	exit 1
 fi
 
-flags=(--file "${DOCKERFILE:-Dockerfile}" --tag "$tag")
+file=${DOCKERFILE:-Dockerfile}
+flags=(--file "$file" --tag "$tag")
+
+# answers: whether a registry has the base images that the Dockerfile names
+answers() {
+	local image
+	while read -r image; do
+		timeout 120 buildah pull --quiet "$image" >/dev/null 2>&1 </dev/null || return 1
+	done < <(sed -n 's/^ARG BASE_IMAGE=//p; s/^ARG GO_IMAGE=//p' "$file")
+}
+bases=${BASES:-}
+if [[ -z $bases && $engine == buildah && $file == Dockerfile && -z ${GO_IMAGE:-}${BASE_IMAGE:-}${PLATFORM:-} ]] && ((EUID == 0)) && ! answers; then
+	printf 'no registry has the base images: making them here\n' >&2
+	bases=debootstrap
+fi
+case $bases in
+'' | registry) ;;
+debootstrap)
+	GO_IMAGE=localhost/fedattn-golang BASE_IMAGE=localhost/fedattn-slim
+	deploy/image/base.sh "$BASE_IMAGE" "$GO_IMAGE"
+	flags+=(--isolation=chroot)
+	;;
+*)
+	printf 'image: BASES=%s is neither registry nor debootstrap\n' "$bases" >&2
+	exit 2
+	;;
+esac
+
 for name in GO_IMAGE BASE_IMAGE CUDA_IMAGE GOPROXY PIP_INDEX_URL HTTP_PROXY HTTPS_PROXY NO_PROXY JOBS LLAMA_CMAKE VERSION; do
 	[[ -z ${!name:-} ]] || flags+=(--build-arg "$name=${!name}")
 done

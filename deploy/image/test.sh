@@ -19,14 +19,12 @@ fail() {
 say() { printf '%s\n' "$*"; }
 
 ((EUID == 0)) || fail 'chroots need root: run make test-image as root, or make image and try the image with your engine'
-third_party/system-packages.sh buildah debootstrap
+third_party/system-packages.sh buildah
 
 image=${IMAGE:-}
 if [[ -z $image ]]; then
 	image=localhost/fedattn-test
-	deploy/image/base.sh localhost/fedattn-test-slim localhost/fedattn-test-golang
-	GO_IMAGE=localhost/fedattn-test-golang BASE_IMAGE=localhost/fedattn-test-slim CONTAINER_ENGINE=buildah \
-		IMAGE_FLAGS="--isolation=chroot ${IMAGE_FLAGS:-}" deploy/image/build.sh "$image"
+	BASES=debootstrap CONTAINER_ENGINE=buildah deploy/image/build.sh "$image"
 fi
 
 # family PID…: these processes and all that they started, the youngest first
@@ -59,6 +57,9 @@ said() { buildah inspect --type image --format "{{.Docker.Config.$1}}" "$image";
 [[ $(said StopSignal) == SIGTERM ]] || fail "it is stopped by $(said StopSignal)"
 [[ $(said Healthcheck.Test) == '[CMD fedattn health]' ]] || fail "its health is asked by $(said Healthcheck.Test)"
 [[ $(said Volumes) == *'/models'* && $(said Volumes) == *'/config'* ]] || fail "its volumes are $(said Volumes)"
+for label in title description licenses version base.name; do
+	[[ -n $(buildah inspect --type image --format "{{index .Docker.Config.Labels \"org.opencontainers.image.$label\"}}" "$image") ]] || fail "it has no label $label"
+done
 say "user $(said User), stop signal $(said StopSignal), health $(said Healthcheck.Test), volumes $(said Volumes)"
 
 # container: a new one, $container
@@ -81,6 +82,9 @@ root=$(buildah mount "$asker")
 size=$(du -sb --exclude="$root/models/*" "$root" | cut -f 1)
 ((size < most)) || fail "it has $size bytes, allowed are fewer than $most"
 say "size without a model: $size bytes, of them fedattn and its libraries $(du -sbL "$root/opt/fedattn" | cut -f 1)"
+backends=("$root"/opt/fedattn/libggml-cpu*.so)
+[[ -f ${backends[0]} ]] || fail 'it has no CPU backend'
+say "CPU backends: ${#backends[@]}"
 [[ $(in_container asker "$asker" id -u) == 10001 ]] || fail 'the user in the container is not the one that the image names'
 say "$(in_container asker "$asker" fedattn --version)"
 if in_container asker "$asker" fedattn health 2>/dev/null; then fail 'a container without a node is healthy'; fi
