@@ -1,5 +1,5 @@
 // Package device reads what Linux tells of the board below a node: how hot it is and whether it slows itself down
-// (heat.go), what a node does about that (backoff.go), and what energy it draws (energy.go).
+// (heat.go), what a node does about that (backoff.go), and what energy it draws (energy.go, reading.go).
 //
 // Everything is read from files under the root of sysfs, which is an argument, so that a board is a directory in tests.
 // What a board does not tell is missing, and is no error; nothing is ever written.

@@ -28,7 +28,11 @@ func (b Board) write(t *testing.T, path, content string) {
 	if err := os.MkdirAll(filepath.Dir(file), 0o777); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(file, []byte(content+"\n"), 0o666); err != nil {
+	// at once, as sysfs has it: somebody may be reading
+	if err := os.WriteFile(file+".new", []byte(content+"\n"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(file+".new", file); err != nil {
 		t.Fatal(err)
 	}
 }

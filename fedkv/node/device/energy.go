@@ -7,18 +7,20 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 )
 
 // ErrNoSensor is the error of a board that has no power sensor, or none that this user may read.
 var ErrNoSensor = errors.New("no power sensor")
 
-// Meter adds up the energy that a board draws. It is used by one goroutine.
+// Meter adds up the energy that a board draws. One goroutine takes samples, any may ask for the sum.
 type Meter struct {
 	name    string
 	counted []counter
 	rails   []rail
 
+	mu     sync.Mutex
 	joules float64
 	last   time.Time
 	watts  float64 // of the rails at the last sample
@@ -106,6 +108,8 @@ func (m *Meter) Name() string { return m.name }
 // Sample takes a reading at a time. The first one begins the measurement. Between two, counters have counted; of rails
 // the mean of both readings counts, so take one every tenth of a second.
 func (m *Meter) Sample(now time.Time) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	first := m.last.IsZero()
 	for i := range m.counted {
 		c := &m.counted[i]
@@ -138,7 +142,11 @@ func (m *Meter) Sample(now time.Time) error {
 }
 
 // Joules is the energy between the first and the last sample.
-func (m *Meter) Joules() float64 { return m.joules }
+func (m *Meter) Joules() float64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.joules
+}
 
 // sampling is how often Run reads.
 const sampling = 100 * time.Millisecond
