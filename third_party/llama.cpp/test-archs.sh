@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Holds the arithmetic of rows to ggml's (tests/test-codec.cpp) and every architecture of llama.cpp to the oracle
-# (tests/test-archs.cpp), prints the matrix, and compares it with the one in docs/models.md.
+# (tests/test-archs.cpp), once more with caches in memory that the processor cannot reach, as a GPU's (tests/far-device.h),
+# prints the matrix, and compares it with the one in docs/models.md.
 #
 #   test-archs.sh             fail when an architecture fails or the document says something else
 #   test-archs.sh -rewrite    write the matrix into the document
@@ -14,7 +15,7 @@ end='<!-- make test-archs: end -->'
 case ${1:-} in
 '' | -rewrite) ;;
 *)
-	sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+	sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
 	exit 2
 	;;
 esac
@@ -24,6 +25,13 @@ esac
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 "$here/build/bin/test-archs" -o "$work/matrix"
+# all layers and caches on a device: the verdicts are the same
+"$here/build/bin/test-archs" -d -o "$work/device" >"$work/log" 2>&1 || {
+	cat "$work/log" >&2
+	exit 1
+}
+diff -u --label 'in memory' "$work/matrix" --label 'on a device' "$work/device"
+printf 'the same with all layers and caches on a device whose memory is not the program'"'"'s: %s variants\n' "$(wc -l <"$work/log")"
 
 # the document with the matrix between its two marks
 awk -v begin="$begin" -v end="$end" -v matrix="$work/matrix" '

@@ -32,8 +32,10 @@ set_source_files_properties(${LLAMA_FED_DIR}/llama-fed-codec-avx2.cpp PROPERTIES
 
 # Tests of ours, built only when they are named: every architecture of llama.cpp's own generator of tiny models against the
 # API above, and the arithmetic of rows against ggml's.
-add_executable(test-archs EXCLUDE_FROM_ALL ${LLAMA_FED_DIR}/../tests/test-archs.cpp ${LLAMA_FED_DIR}/../tests/oracle.cpp)
-target_include_directories(test-archs PRIVATE ${CMAKE_SOURCE_DIR}/tests ${CMAKE_SOURCE_DIR}/src)
+set(LLAMA_FED_ARCHS ${LLAMA_FED_DIR}/../tests/oracle.cpp ${LLAMA_FED_DIR}/../tests/far-device.cpp)
+set(LLAMA_FED_ARCHS_INCLUDE ${CMAKE_SOURCE_DIR}/tests ${CMAKE_SOURCE_DIR}/src ${CMAKE_SOURCE_DIR}/ggml/src)
+add_executable(test-archs EXCLUDE_FROM_ALL ${LLAMA_FED_DIR}/../tests/test-archs.cpp ${LLAMA_FED_ARCHS})
+target_include_directories(test-archs PRIVATE ${LLAMA_FED_ARCHS_INCLUDE})
 target_link_libraries(test-archs PRIVATE llama llama-common)
 
 add_executable(test-codec EXCLUDE_FROM_ALL ${LLAMA_FED_DIR}/../tests/test-codec.cpp)
@@ -45,9 +47,17 @@ target_include_directories(test-leaks PRIVATE ${CMAKE_SOURCE_DIR}/tests ${CMAKE_
 target_link_libraries(test-leaks PRIVATE llama llama-common)
 target_link_options(test-leaks PRIVATE -fsanitize=leak)
 
-add_executable(test-calls EXCLUDE_FROM_ALL ${LLAMA_FED_DIR}/../tests/test-calls.cpp ${LLAMA_FED_DIR}/../tests/oracle.cpp)
-target_include_directories(test-calls PRIVATE ${CMAKE_SOURCE_DIR}/tests ${CMAKE_SOURCE_DIR}/src)
+add_executable(test-calls EXCLUDE_FROM_ALL ${LLAMA_FED_DIR}/../tests/test-calls.cpp ${LLAMA_FED_ARCHS})
+target_include_directories(test-calls PRIVATE ${LLAMA_FED_ARCHS_INCLUDE})
 target_link_libraries(test-calls PRIVATE llama llama-common)
+
+# The device of these tests as a backend that any program loads with GGML_BACKEND_PATH.
+if (GGML_BACKEND_DL)
+    add_library(ggml-far MODULE EXCLUDE_FROM_ALL ${LLAMA_FED_DIR}/../tests/far-device.cpp)
+    target_include_directories(ggml-far PRIVATE ${CMAKE_SOURCE_DIR}/ggml/src)
+    target_compile_definitions(ggml-far PRIVATE GGML_BACKEND_DL GGML_BACKEND_BUILD GGML_BACKEND_SHARED)
+    target_link_libraries(ggml-far PRIVATE ggml)
+endif()
 
 # Address and undefined-behaviour sanitizers for our own files and tests, for what llama.cpp has between its API and the
 # graph, memory above all, and for ggml-base. Left out are ggml's kernels, the graphs of 130 architectures, vocabularies and

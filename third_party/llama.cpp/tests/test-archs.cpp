@@ -2,7 +2,8 @@
 // the matrix: bit-identical, or refused and why. Each variant runs in a process of its own, so that one that crashes or
 // hangs is a line of the matrix.
 //
-//   test-archs [-a REGEX] [-o FILE]    only architectures that match; the matrix as a Markdown list to FILE
+//   test-archs [-a REGEX] [-d] [-o FILE]    -a: only architectures that match; -d: all layers and caches on a device whose
+//                                           memory is not this program's; -o: the matrix as a Markdown list to FILE
 //
 // Exits with 1 when an architecture that llama-fed.h takes fails a check. A figure in brackets is the largest relative
 // error of moved rows; f16 rounds to 0.0005.
@@ -15,6 +16,7 @@
 #undef main
 #pragma GCC diagnostic pop
 
+#include "far-device.h"
 #include "llama-model.h"
 #include "oracle.h"
 
@@ -38,6 +40,9 @@ constexpr uint32_t N_VOCAB = 128; // the smallest vocabulary that the generator 
 constexpr unsigned HANG_SECONDS = 120;
 
 constexpr size_t LIST_COLUMNS = 120;
+
+// The device that layers are on; null: this program's own memory and processor.
+ggml_backend_dev_t device = nullptr;
 
 // One model. Beside the dense and the sparse model of each architecture there are those whose files leave out or add
 // what decides about acceptance or rotation; the generator's files have every key and every optional tensor.
@@ -174,11 +179,11 @@ llama_model_ptr make_model(const variant & v) {
     if (v.edit_file) {
         v.edit_file(file.get(), llm_arch_name(v.arch));
     }
-    ggml_backend_dev_t no_devices[] = { nullptr };
-    llama_model_params params       = llama_model_default_params();
-    params.progress_callback        = silent_model_load_progress;
-    params.devices                  = no_devices;
-    tensor_data_params tensors      = { SEED, STDEV };
+    ggml_backend_dev_t devices[] = { device, nullptr };
+    llama_model_params params    = llama_model_default_params();
+    params.progress_callback     = silent_model_load_progress;
+    params.devices               = devices;
+    tensor_data_params tensors   = { SEED, STDEV };
     llama_model_ptr    model(llama_model_init_from_user(file.get(), set_tensor_data, &tensors, params));
     if (!model) {
         throw std::runtime_error("llama.cpp does not load it");
@@ -204,6 +209,11 @@ result examine(const variant & v, depth how_far) {
             fed_run_centralised(model.get(), N_VOCAB);
         } else {
             out.found = fed_check(model.get(), N_VOCAB);
+        }
+        const far_counts counts = far_counted();
+        if (device && how_far == depth::ALL &&
+            (counts.nodes == 0 || counts.rows_read == 0 || counts.rows_written == 0)) {
+            throw std::runtime_error("it was not the device that computed and had the rows");
         }
         out.what = verdict::IDENTICAL;
     } catch (const std::exception & e) {
@@ -327,14 +337,23 @@ int main(int argc, char ** argv) {
     std::string filter;
     std::string list;
     int         opt;
-    while ((opt = getopt(argc, argv, "a:o:")) != -1) {
+    while ((opt = getopt(argc, argv, "a:do:")) != -1) {
         switch (opt) {
             case 'a': filter = optarg; break;
+            case 'd': device = far_device(); break;
             case 'o': list = optarg; break;
-            default:  fprintf(stderr, "usage: %s [-a REGEX] [-o FILE]\n", argv[0]); return 2;
+            default:  fprintf(stderr, "usage: %s [-a REGEX] [-d] [-o FILE]\n", argv[0]); return 2;
         }
     }
     setenv("GGML_NO_BACKTRACE", "1", 1);
+    if (device) {
+        try {
+            far_check();
+        } catch (const std::exception & e) {
+            fprintf(stderr, "%s\n", e.what());
+            return 1;
+        }
+    }
 
     std::map<std::pair<verdict, std::string>, std::vector<std::string>> groups;
 
