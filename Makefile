@@ -257,8 +257,8 @@ test-arm64: build model cross-arm64 ## these under qemu: unit tests, verify, a s
 	@deploy/arm64/test.sh bin/fedattn $(MODEL)
 
 .PHONY: deploy-check
-deploy-check: tools ## compose.yaml, manifests and the systemd unit, as the programs that use them read them
-	@cd deploy/check && go run . ../compose.yaml ../k3s/*.yaml
+deploy-check: tools ## Dockerfiles, compose.yaml, manifests and the systemd unit, as the programs that use them read them
+	@cd deploy/check && go vet . && go test . && go run . ../../Dockerfile ../../Dockerfile.jetson ../compose.yaml ../k3s/*.yaml
 	@deploy/systemd/check.sh
 
 NFPM   := github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.4
