@@ -11,6 +11,7 @@ import (
 
 	"fedattn/fedkv"
 	"fedattn/fedkv/node"
+	"fedattn/fedkv/node/device"
 	"fedattn/llama"
 	"fedattn/transport"
 )
@@ -22,7 +23,8 @@ func askCommand() *cli.Command {
 		UsageText: "fedattn ask [flags] QUESTION   (a word - of it stands for stdin)",
 		Description: "fedattn ask -m model.gguf --peer ID@192.168.1.20:7843 \"Where does the spare key hang?\"\n\n" +
 			"The answer goes to stdout, everything else to stderr: who is missing, and at the end\n" +
-			"[ prefill | decode | time to first token | peers in the answer / asked | rows received | share of TTFT spent on them ].\n" +
+			"[ prefill | decode | time to first token | peers in the answer / asked | rows received | share of TTFT spent on them ];\n" +
+			"where a power sensor can be read, also what this device drew, and that for each token of the answer.\n" +
 			"It fails if none of the named peers takes part; who is lost later is left out. With --json, a failure prints no object.\n\n" +
 			scheduleHelp + "\n" + presetHelp,
 		Flags: slices.Concat(modelFlags(), []cli.Flag{contextFlag("evaluate at most `N` tokens, answer included")}, exchangeFlags(), answerFlags(),
@@ -117,6 +119,8 @@ func runAsk(c *cli.Context) (err error) {
 		q.MinPeers = r.minPeers + len(own)
 	}
 
+	power, _ := device.Board{Root: device.Sysfs}.Begin() // most devices have no sensor, or not for every user
+	defer func() { _, _ = power.End() }()
 	budget, err := newSpending(c, engine, len(r.addresses))
 	if err != nil {
 		return err
@@ -129,7 +133,7 @@ func runAsk(c *cli.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, session.Close()) }()
-	told := reporter{addresses: r.addresses, wire: q.Wire, err: c.App.ErrWriter, perLayer: c.Bool("verbose")}
+	told := reporter{addresses: r.addresses, wire: q.Wire, err: c.App.ErrWriter, perLayer: c.Bool("verbose"), power: power}
 	if budget != nil && budget.tokens > 0 {
 		fmt.Fprintf(c.App.ErrWriter, "budget: %v\n", budget)
 		told.wire = budget.wire

@@ -37,6 +37,7 @@ func nodeCommand() *cli.Command {
 			drainFlag("questions under way", deviceCategory),
 			&cli.StringFlag{Name: "listen", Value: defaultListen, Usage: "UDP `ADDRESS` to listen on; only 127.0.0.1 needs no pairing and no --allow",
 				EnvVars: []string{"FEDATTN_LISTEN"}, Category: deviceCategory},
+			advertiseFlag(), metricsFlag(),
 			nameFlag(), configFlag(), statusFlag(),
 		),
 		Action: func(c *cli.Context) error {
@@ -80,6 +81,10 @@ func runNode(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	advertised, err := readAdvertised(c)
+	if err != nil {
+		return err
+	}
 	identity, err := loadIdentity(c)
 	if err != nil {
 		return err
@@ -100,6 +105,11 @@ func runNode(c *cli.Context) error {
 	}
 	defer endpoint.Close()
 	health := newCondition(c, deviceName(c), endpoint.Addr(), log)
+	counted, closeMetrics, err := openMetrics(c, health, log)
+	if err != nil {
+		return err
+	}
+	defer closeMetrics()
 	engine, err := loadEngine(c)
 	if err != nil {
 		return err
@@ -134,7 +144,7 @@ func runNode(c *cli.Context) error {
 	log.Info().Str("model", engine.Description()).Int("documents", len(docs)).Int("tokens", source.Tokens()).
 		Stringer("address", endpoint.Addr()).Msg("ready")
 	var lines strings.Builder
-	for _, address := range reachable(endpoint.Addr()) {
+	for _, address := range advertised.of(endpoint.Addr()) {
 		fmt.Fprintf(&lines, "%s@%s\n", identity.ID(), address)
 	}
 	// in one piece: whoever reads the first line only (`head -n 1`) does not end the node with the second
@@ -149,7 +159,10 @@ func runNode(c *cli.Context) error {
 		Fetched: fetched,
 		Engine:  engine, Model: size, Peers: peers{Endpoint: endpoint, allow: owner.rowsTo}, Owner: owner, Self: self(engine, deviceName(c), fedkv.RoleContributor),
 		Signer: identity, Device: transport.DeviceOf, ID: string(identity.ID()), Source: source, MaxContext: most, LocalRows: local, Sessions: c.Int("max-sessions"), Rows: kept(rows), HomeRows: rowMemory, Memory: sessionMemory(c, size),
-		OnSession: owner.keep, Log: log,
+		OnSession: func(done node.Contribution) {
+			owner.keep(done)
+			counted.session(done)
+		}, Log: log,
 	})
 	open, leave := context.WithCancel(c.Context) // new questions are welcome
 	defer leave()

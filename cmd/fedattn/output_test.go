@@ -4,10 +4,14 @@ import (
 	"bytes"
 	"errors"
 	"os"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
 	"fedattn/fedkv"
+	"fedattn/fedkv/node"
+	"fedattn/fedkv/node/device"
 	"fedattn/transport"
 )
 
@@ -101,5 +105,38 @@ func TestWhyMissing(t *testing.T) {
 		if got := told.why(m); got != want {
 			t.Errorf("%+v is told as %q, want %q", m, got, want)
 		}
+	}
+}
+
+func TestEnergyOfAnAnswer(t *testing.T) {
+	board := device.Board{Root: t.TempDir()}
+	zone := filepath.Join(board.Root, "class/powercap/intel-rapl:0")
+	if err := os.MkdirAll(zone, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write := func(name, text string) {
+		file := filepath.Join(zone, name)
+		if err := errors.Join(os.WriteFile(file+".new", []byte(text), 0o600), os.Rename(file+".new", file)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("name", "package-0")
+	write("energy_uj", "1000000")
+	power, err := board.Begin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	write("energy_uj", "9000000")
+	told := reporter{power: power}
+	r := node.Report{Decoded: 16}
+	if got := told.footer(r); !strings.HasSuffix(got, "| sync 0 % | energy 8.0 J, 0.50 J/tok ]") {
+		t.Errorf("the footer is %q", got)
+	}
+	if e := told.federation(r).Energy; e == nil || *e != (energyJSON{8, 0.5, "package-0"}) {
+		t.Errorf("for programs it is %+v", e)
+	}
+	told.power = nil
+	if got := told.footer(r); !strings.HasSuffix(got, "| sync 0 % ]") || told.federation(r).Energy != nil {
+		t.Errorf("without a sensor the footer is %q", got)
 	}
 }

@@ -259,16 +259,13 @@ func (o *owner) keep(c node.Contribution) {
 	peer, _ := o.find(transport.ID(c.Publisher))
 	r := receipt.Receipt{
 		Time: time.Now(), Peer: c.Publisher, Name: peer.Name, To: c.To, Session: c.Session.String(), Documents: c.Documents, Tokens: c.Tokens,
-		Layers: c.LayerList, Wire: c.Wire.String(), Rows: c.Rows.Kind.String(), Bytes: c.Bytes, Outcome: receipt.Sent,
+		Layers: c.LayerList, Wire: c.Wire.String(), Rows: c.Rows.Kind.String(), Bytes: c.Bytes, Outcome: outcome(c),
 	}
 	if r.Name == "" {
 		r.Name = c.Name
 	}
 	if c.Err != nil {
-		r.Outcome, r.Error = receipt.Failed, fedkv.CleanText(c.Err.Error())
-		if c.Tokens == 0 && errors.Is(c.Err, fedkv.ErrForbidden) {
-			r.Outcome = receipt.Refused
-		}
+		r.Error = fedkv.CleanText(c.Err.Error())
 	}
 	o.mu.Lock()
 	delete(o.taking, c.Session)
@@ -277,6 +274,17 @@ func (o *owner) keep(c node.Contribution) {
 	if err := o.receipts.Append(r); err != nil {
 		o.log.Error().Err(err).Msg("no receipt could be kept of this session")
 	}
+}
+
+// outcome is how a session ended for the owner.
+func outcome(c node.Contribution) string {
+	switch {
+	case c.Err == nil:
+		return receipt.Sent
+	case c.Tokens == 0 && errors.Is(c.Err, fedkv.ErrForbidden):
+		return receipt.Refused
+	}
+	return receipt.Failed
 }
 
 // console asks the person at the node's terminal, one question at a time.

@@ -10,6 +10,7 @@ import (
 
 	"fedattn/fedkv"
 	"fedattn/fedkv/node"
+	"fedattn/fedkv/node/device"
 	"fedattn/transport"
 )
 
@@ -37,7 +38,15 @@ type federation struct {
 	Drafted   int        `json:"draft_n,omitempty"` // as llama-server calls them
 	Accepted  int        `json:"draft_n_accepted,omitempty"`
 	Notes     []string   `json:"notes,omitempty"`
+	// Energy is what this device drew for question and answer; not there without a power sensor that the user may read.
+	Energy *energyJSON `json:"energy,omitempty"`
 	*layersJSON
+}
+
+type energyJSON struct {
+	Joules         float64 `json:"joules"`
+	JoulesPerToken float64 `json:"joules_per_token"` // of the answer
+	Sensor         string  `json:"sensor"`
 }
 
 type peerJSON struct {
@@ -72,7 +81,8 @@ type reporter struct {
 	addresses []transport.PeerAddress // by origin
 	wire      fedkv.Wire
 	err       io.Writer
-	perLayer  bool // JSON tells of each layer
+	perLayer  bool            // JSON tells of each layer
+	power     *device.Reading // of this device, until the answer is over; nil: it does not tell
 
 	noted int          // notes that were written before the answer
 	told  map[int]bool // origins that were named as missing before it
@@ -170,6 +180,9 @@ func (t reporter) federation(r node.Report) federation {
 		Session:    r.Session.String(), Regime: r.Regime.String(), Wire: t.wire.String(), Tokens: r.Layout.Total(),
 		Bytes: t.received(r), SetupMS: r.SetupMS, WaitMS: r.WaitMS, SyncMS: r.SyncMS, PrefillMS: r.PrefillMS,
 		TTFTMS: r.TTFTMS, DecodeMS: r.DecodeMS, Decoded: r.Decoded, Drafted: r.Drafted, Accepted: r.Accepted, Notes: r.Notes, Peers: []peerJSON{},
+	}
+	if e, err := t.power.End(); err == nil {
+		f.Energy = &energyJSON{e.Joules, e.PerToken(r.Decoded), e.Sensor}
 	}
 	for _, p := range r.Peers {
 		j := peerJSON{Name: t.name(p.Origin, p.Name), ID: p.ID, Tokens: p.Tokens, Rows: p.Rows, Bytes: p.Bytes, PrefillMS: p.PrefillMS, TransferMS: p.TransferMS}
@@ -271,9 +284,18 @@ func (t reporter) footer(r node.Report) string {
 			present++
 		}
 	}
-	return fmt.Sprintf("[ prefill %d tok %.1f t/s | decode %d tok %.1f t/s | TTFT %.1f s | peers %d/%d | recv %s | sync %.0f %% ]",
+	return fmt.Sprintf("[ prefill %d tok %.1f t/s | decode %d tok %.1f t/s | TTFT %.1f s | peers %d/%d | recv %s | sync %.0f %%%s ]",
 		r.Own, rate(r.Own, r.PrefillMS), r.Decoded, rate(r.Decoded, r.DecodeMS), r.TTFTMS/1000, present, len(t.addresses),
-		bytesText(t.received(r)), share)
+		bytesText(t.received(r)), share, t.energy(r))
+}
+
+// energy is what this device drew, with what divides it from what stands before it; empty where no sensor tells.
+func (t reporter) energy(r node.Report) string {
+	e, err := t.power.End()
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf(" | energy %.1f J, %.2f J/tok", e.Joules, e.PerToken(r.Decoded))
 }
 
 // lostInAnswer says who went after the answer had begun; the notes say from which token on.
