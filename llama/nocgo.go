@@ -4,6 +4,7 @@ package llama
 
 import (
 	"fedattn/fedkv"
+	"fedattn/fedkv/audit"
 	"fedattn/fedkv/node"
 )
 
@@ -84,3 +85,20 @@ func (*Engine) OpenPlain(int, int, int) (node.Cache, error) { return nil, ErrNoE
 
 // TokenizeDocument fails with ErrNoEngine.
 func (*Model) TokenizeDocument(string) ([]fedkv.Token, error) { return nil, ErrNoEngine }
+
+// Trials tries continuations of one known text side by side.
+type Trials struct{}
+
+var _ audit.Trials = (*Trials)(nil)
+
+// NewTrials fails with ErrNoEngine.
+func (*Model) NewTrials(int) (*Trials, error) { return nil, ErrNoEngine }
+
+// Know fails with ErrNoEngine.
+func (*Trials) Know([]fedkv.Token) ([]float32, error) { return nil, ErrNoEngine }
+
+// Try fails with ErrNoEngine.
+func (*Trials) Try([][]fedkv.Token, fedkv.Schedule) ([]audit.Rows, error) { return nil, ErrNoEngine }
+
+// Close does nothing.
+func (*Trials) Close() error { return nil }

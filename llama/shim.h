@@ -104,6 +104,26 @@ int32_t shim_set_query_hook(struct llama_context * ctx, bool on, uintptr_t handl
 // Sets shimHomeAsk and shimHomeMerge for the given layers; layers NULL removes them.
 int32_t shim_set_home(struct llama_context * ctx, const uint8_t * layers, size_t n_layers, uintptr_t handle);
 
+// A forward pass that tries continuations of one known text side by side, in an ordinary context of llama.cpp.
+struct shim_trials;
+
+// How many continuations are tried at a time, at most.
+#define SHIM_TRIALS 255
+
+// For known texts of n_known tokens and n_tokens in one evaluation; NULL when it cannot be made.
+struct shim_trials * shim_trials_new(struct llama_model * model, uint32_t n_known, uint32_t n_tokens,
+                                     int32_t n_threads);
+void                 shim_trials_free(struct shim_trials * s);
+
+// Forgets the known text from position keep on and goes on with n >= 1 tokens. logits: [vocabulary], of what follows.
+int32_t shim_trials_know(struct shim_trials * s, int32_t keep, const int32_t * tokens, size_t n, float * logits);
+
+// Evaluates tokens [n / length][length], each line after the known text, up to the last of layers ([n_layers]), and leaves
+// K rows, then V rows, of each line's last token: for each of these layers [n / length][elements of K], then
+// [n / length][elements of V]. n_rows is the length of rows and must be just that.
+int32_t shim_trials_try(struct shim_trials * s, const int32_t * tokens, size_t n, size_t length, const uint8_t * layers,
+                        size_t n_layers, float * rows, size_t n_rows);
+
 #ifdef __cplusplus
 }
 #endif

@@ -122,7 +122,7 @@ func newApp(args []string, stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		Metadata:  map[string]any{rawArguments: args},
 		Commands: []*cli.Command{
 			nodeCommand(), askCommand(), chatCommand(), serveCommand(),
-			verifyCommand(), evalCommand(), analyzeCommand(), calibrateCommand(),
+			verifyCommand(), evalCommand(), analyzeCommand(), auditCommand(), calibrateCommand(),
 			inspectCommand(), pullCommand(), modelsCommand(), cacheCommand(),
 			idCommand(), inviteCommand(), joinCommand(), peersCommand(), receiptsCommand(),
 			statusCommand(), pingCommand(), healthCommand(), doctorCommand(),

@@ -169,7 +169,7 @@ func TestInterval(t *testing.T) {
 
 func TestDataThatCannotBeDrawn(t *testing.T) {
 	for name, content := range map[string]string{
-		"quality.jsonl": "{", "intervals.jsonl": "\n", "errors.jsonl": "[]", "x.json": "{}", "y.json": "",
+		"quality.jsonl": "{", "intervals.jsonl": "\n", "errors.jsonl": "[]", "inversion.jsonl": "3", "x.json": "{}", "y.json": "",
 	} {
 		files := fstest.MapFS{name: {Data: []byte(content)}}
 		_, err := drawAll(files, files)
@@ -208,5 +208,21 @@ func TestErrorFigures(t *testing.T) {
 	}
 	if !slices.Equal(shown, want) {
 		t.Errorf("%q", shown)
+	}
+}
+
+func TestInversionFigure(t *testing.T) {
+	figures, err := inversionFigures("inversion.jsonl", []byte(`{"attack":"guess","layer":-1,"rows":"none","tokens":48,"recovered_share":0.25}
+{"attack":"search","layer":8,"wire_k":"q8_0","wire_v":"q4_0","rows":"all","tokens":48,"recovered_share":0.5}
+{"attack":"search","layer":1,"wire_k":"q8_0","wire_v":"q4_0","rows":"all","tokens":48,"recovered_share":1}
+{"attack":"search","layer":1,"wire_k":"q8_0","wire_v":"q4_0","rows":"random=0.5","tokens":48,"recovered_share":0.75}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "series,layer,\"tokens recovered, %\",label\n\"search, q8_0/q4_0\",1,100,\n\"search, q8_0/q4_0\",8,50,\n" +
+		"\"search, q8_0/q4_0, random=0.5\",1,75,\nno rows: the model's guess,,25,\n"
+	if len(figures) != 1 || string(figures[0].csv()) != want {
+		t.Errorf("points are\n%s, expected\n%s", figures[0].csv(), want)
 	}
 }

@@ -5,8 +5,8 @@
 //	figures [FOLDER]    docs/figures by default
 //
 // What it reads is what fedattn writes: quality.jsonl and intervals.jsonl by `eval --format jsonl`, errors.jsonl by
-// `analyze --format jsonl`, the profiles by `calibrate`. Data that are not there have no figures. docs/benchmarks.md has
-// the commands. Start reading at sources.
+// `analyze --format jsonl`, inversion.jsonl by `audit --format jsonl`, the profiles by `calibrate`. Data that are not there
+// have no figures. docs/benchmarks.md has the commands. Start reading at sources.
 package main
 
 import (
@@ -55,6 +55,7 @@ var sources = []struct {
 	{"quality.jsonl", false, qualityFigures},
 	{"intervals.jsonl", false, intervalFigures},
 	{"errors.jsonl", false, errorFigures},
+	{"inversion.jsonl", false, inversionFigures},
 	{"*.json", true, importanceFigures},
 }
 
