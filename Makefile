@@ -184,7 +184,7 @@ leak-check: deps ## what the C side allocates is freed: LeakSanitizer, and it fi
 
 .PHONY: test-home
 test-home: lib model ## N=50 prompts: what is said with rows that stay home is what is said with rows that are sent
-	@FEDATTN_HOME=$(or $(N),50) FEDATTN_TEST_MODEL=$(abspath $(MODEL)) go test -count 1 -timeout 2h -run '^TestHomeSaysWhatGatherSays$$' -v ./cmd/fedattn
+	@FEDATTN_HOME=$(or $(N),50) FEDATTN_TEST_MODEL=$(abspath $(MODEL)) go test -count 1 -timeout 2h -run '^TestHome(SaysWhatGatherSays|ContextBeyondMemory)$$' -v ./cmd/fedattn
 
 .PHONY: bench-warm
 bench-warm: lib model ## a second question on three documents of 512 tokens against a first one, PAIRS=3 times

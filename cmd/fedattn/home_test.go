@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/rs/zerolog"
@@ -38,6 +39,72 @@ func TestHomeSaysWhatGatherSays(t *testing.T) {
 	})
 	if all {
 		t.Run("real", func(t *testing.T) { homeAgainstGather(t, modelPath(t), prompts, 40, 24, 0.004, false) })
+	}
+}
+
+// A publisher that has memory for a quarter of the context retrieves what it is asked for from rows that stay with eight
+// contributors, as one process does that holds everything. make test-home runs it.
+func TestHomeContextBeyondMemory(t *testing.T) {
+	if os.Getenv("FEDATTN_HOME") == "" {
+		t.Skip("FEDATTN_HOME is not set")
+	}
+	m, err := llama.Load(modelPath(t), llama.ModelParams{Threads: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	engine := warmEngine(t, m)
+	bench := lab.Bench{Engine: engine, Network: loopback, Self: self(engine, "lab", fedkv.RolePublisher), Log: zerolog.Nop()}
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	needle, err := task.Parse("needle")
+	must(err)
+	home, err := lab.Case{Contributors: "none", Publisher: "all", WireK: "f16", WireV: "f16", Rows: lab.AllRows, Positions: "canonical", Home: "f16"}.
+		Setting(m.Layers(), zerolog.Nop())
+	must(err)
+	const contributors, problems, answer = 8, 6, 6
+	found, central := 0, 0
+	for i := range problems {
+		problem, err := needle.Problem(11, uint64(i), contributors)
+		must(err)
+		tokens := func(text string) []fedkv.Token {
+			list, err := engine.Tokenize(text)
+			must(err)
+			return list
+		}
+		p := lab.Prompt{Prefix: tokens(problem.Header)}
+		for _, text := range append(problem.Segments, problem.Question+problem.Parts[0].Lead) {
+			p.Segments = append(p.Segments, tokens(text))
+		}
+		all := p.Tokens() + answer
+		home.Context = all / 4
+		gather := home
+		gather.Home = 0
+		if _, _, err := bench.AnswerSetting(t.Context(), gather, p, answer, nil); err == nil {
+			t.Fatalf("rows of %d tokens fit into %d cells", all, gather.Context)
+		}
+		said, result, err := bench.AnswerSetting(t.Context(), home, p, answer, nil)
+		must(err)
+		whole, err := bench.AnswerCentralised(t.Context(), p, answer, nil)
+		must(err)
+		t.Logf("%d tokens, %d cells, %d bytes of rows: %q of one process %q, asked for %q", all, home.Context, result.Sent, said, whole, problem.Parts[0].Answer)
+		if result.Report.Layout.Total() != p.Tokens() || result.Report.Present() != contributors {
+			t.Errorf("%d of %d tokens, %d contributors", result.Report.Layout.Total(), p.Tokens(), result.Report.Present())
+		}
+		if strings.HasPrefix(said, problem.Parts[0].Answer) {
+			found++
+		}
+		if strings.HasPrefix(whole, problem.Parts[0].Answer) {
+			central++
+		}
+	}
+	t.Logf("%d of %d found, %d by one process", found, problems, central)
+	if central < problems/2 || found < central-1 {
+		t.Errorf("%d of %d found, %d by one process", found, problems, central)
 	}
 }
 

@@ -5,6 +5,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -141,6 +142,7 @@ type Setting struct {
 	Home       fedkv.Type                 // 0: rows are sent; otherwise they stay, and queries travel in this type
 	Stays      func(contributor int) bool // whose rows they are; nil: of all
 	Draft      int                        // see node.Question
+	Context    int                        // cells of the publisher, rows that stay home not counted; 0: for everything
 	MicroBatch int                        // in gather; 0: a segment is one micro-batch
 	// Contributors is their engine, if it is another one: the same model with other weights, quantised otherwise.
 	Contributors node.Engine
@@ -229,7 +231,7 @@ func within(ctx context.Context, e Engine, network Network, self fedkv.Hello, p 
 	session, err := node.Ask(ctx, node.Question{
 		Engine: e, Self: hello, ID: publisher.Address.ID, Contacts: contacts, Prefix: p.Prefix, Own: p.Own(),
 		Answer: s.Answer, Schedules: s.Schedules, Wire: s.Wire, Rows: s.Rows, LocalRows: s.LocalRows.Of(n - 1), Positions: s.Positions,
-		MaxContext: p.Tokens() + s.Answer, Outputs: s.Outputs, MicroBatch: batch,
+		MaxContext: cmp.Or(s.Context, p.Tokens()+s.Answer), MaxPositions: p.Tokens() + s.Answer, Outputs: s.Outputs, MicroBatch: batch,
 		HomeType: s.Home, Draft: s.Draft, SetupBy: s.Timeout, GatherBy: s.Timeout, RequireAll: true, Log: s.Log,
 	})
 	if err != nil {
