@@ -379,3 +379,27 @@ func (s Schedules) Recipients(origin, layer, participants int) []int {
 func (s Schedules) From(min int) Schedules {
 	return Schedules{Contributors: s.Contributors.From(min), Publisher: s.Publisher.From(min)}
 }
+
+// Barriers is how many waits for the network a session has one after another: the layers at which contributors have to
+// wait for rows of earlier ones before they can go on, and one more for the publisher if it receives any. The
+// publisher's layers do not count one by one, since nobody waits for it: where contributors go on without each other,
+// it may as well wait once. So gather has 1, and the paper's schedule as many as it has sync layers, from three
+// participants on.
+func (s Schedules) Barriers(participants int) int {
+	if participants < 2 {
+		return 0
+	}
+	n := 0
+	// the second contributor is the first that can wait; who sends to later contributors too computes furthest
+	if participants > 2 {
+		last := -1
+		for origin := 1; origin < participants-1; origin++ {
+			last = max(last, s.Sends(origin, participants).Last())
+		}
+		n = s.Contributors.Before(last).Count()
+	}
+	if s.Publisher.Count() > 0 {
+		n++
+	}
+	return n
+}

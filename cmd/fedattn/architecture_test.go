@@ -30,7 +30,7 @@ var anyFile = []rule{
 	{imports: "github.com/rs/zerolog", only: []string{"cmd", "fedkv/node"}, reason: "libraries return errors; the runtime and the commands log"},
 	{imports: "github.com/urfave/cli", only: []string{"cmd"}, reason: "flags and exit codes belong to the commands"},
 	{imports: "github.com/brutella/dnssd", only: []string{"transport"}, reason: "where devices are is the transport's matter"},
-	{imports: "github.com/goccy/go-yaml", only: []string{"fedkv/policy", "cmd/fedattn/settings"}, reason: "people write policies and settings, and nothing else is YAML"},
+	{imports: "github.com/goccy/go-yaml", only: []string{"fedkv/policy", "cmd/fedattn/settings", "cmd/fedattn/devices"}, reason: "people write policies, settings and lists of devices, and nothing else is YAML"},
 	{imports: "github.com/prometheus", only: []string{"cmd/fedattn/api"}, reason: "what is counted is the API's matter"},
 	{imports: "github.com/vbauerster/mpb", only: []string{"cmd/fedattn"}, reason: "progress is shown by the commands"},
 	{imports: "gonum.org/v1/plot", only: []string{"cmd/figures"}, reason: "figures are of the documentation, not of what people install"},

@@ -86,7 +86,7 @@ func runAsk(c *cli.Context) (err error) {
 		return err
 	}
 	defer engine.Close()
-	x, err := plan(c, r.party, engine, 1) // what a budget is for is narrowed once the peers' tokens are known
+	x, err := exchangeFor(c, r.party, engine, 1) // what a budget is for is narrowed once the peers' tokens are known
 	if err != nil {
 		return err
 	}

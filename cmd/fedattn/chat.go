@@ -149,7 +149,7 @@ func historyFile(c *cli.Context) string {
 
 // assistantConfig opens this device's end of the links to its peers and resolves everything for the model.
 func assistantConfig(c *cli.Context, party party, engine *llama.Engine, wire *wireRecord) (cfg assistant.Config, hangUp func(), err error) {
-	x, err := plan(c, party, engine, 0)
+	x, err := exchangeFor(c, party, engine, 0)
 	if err != nil {
 		return cfg, nil, err
 	}

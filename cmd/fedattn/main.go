@@ -122,6 +122,7 @@ func newApp(args []string, stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		Metadata:  map[string]any{rawArguments: args},
 		Commands: []*cli.Command{
 			nodeCommand(), askCommand(), chatCommand(), serveCommand(),
+			planCommand(),
 			verifyCommand(), evalCommand(), analyzeCommand(), auditCommand(), calibrateCommand(),
 			inspectCommand(), pullCommand(), modelsCommand(), cacheCommand(),
 			idCommand(), inviteCommand(), joinCommand(), peersCommand(), receiptsCommand(),

@@ -87,7 +87,7 @@ type Traffic struct {
 	HomeBytes        int64   `json:"home_bytes,omitempty"`        // of queries and their answers, if rows stay home
 	KVBytesPublisher int64   `json:"kv_bytes_publisher"`          // of these, what the publisher received
 	KVBytesPerToken  float64 `json:"kv_bytes_received_per_token"` // the same for each of the contributors' tokens
-	Barriers         int     `json:"barriers"`                    // see Barriers
+	Barriers         int     `json:"barriers"`                    // see fedkv.Schedules.Barriers
 }
 
 // Setting resolves a case for a model with the given number of layers.
@@ -160,30 +160,6 @@ func WireNames(w fedkv.Wire) (k, v string) {
 // sessionTimeout bounds one measured session; small devices evaluate long texts slowly.
 const sessionTimeout = time.Hour
 
-// Barriers is how many waits for the network a session has one after another: the layers at which contributors have to
-// wait for rows of earlier ones before they can go on, and one more for the publisher if it receives any. The
-// publisher's layers do not count one by one, since nobody waits for it: where contributors go on without each other,
-// it may as well wait once. So gather has 1, and the paper's schedule as many as it has sync layers, from three
-// participants on.
-func Barriers(s fedkv.Schedules, participants int) int {
-	if participants < 2 {
-		return 0
-	}
-	n := 0
-	// the second contributor is the first that can wait; who sends to later contributors too computes furthest
-	if participants > 2 {
-		last := -1
-		for origin := 1; origin < participants-1; origin++ {
-			last = max(last, s.Sends(origin, participants).Last())
-		}
-		n = s.Contributors.Before(last).Count()
-	}
-	if s.Publisher.Count() > 0 {
-		n++
-	}
-	return n
-}
-
 // Bench is what cases are measured on.
 type Bench struct {
 	Engine Engine
@@ -246,7 +222,7 @@ func (b Bench) MeasureWindows(ctx context.Context, c Case, windows []Window) (Me
 	}
 	m.Traffic, m.Seconds = traffic(runs, tokens)
 	schedules, err := c.schedules(len(b.Engine.Shape().Layers))
-	m.Barriers = Barriers(schedules, len(windows[0].Prompt.Segments))
+	m.Barriers = schedules.Barriers(len(windows[0].Prompt.Segments))
 	if c.Home != "" {
 		m.Barriers = runs[0].Report.Home.Rounds // each is a round trip
 	}

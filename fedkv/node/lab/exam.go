@@ -120,7 +120,7 @@ func (b Bench) Examine(ctx context.Context, exam Exam, cases []Case, progress fu
 			if err != nil {
 				return nil, err
 			}
-			l.Barriers = Barriers(schedules, c.Participants)
+			l.Barriers = schedules.Barriers(c.Participants)
 		}
 		lines = append(lines, l)
 	}

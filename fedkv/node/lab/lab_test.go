@@ -386,7 +386,7 @@ func TestBarriers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := Barriers(s, c.participants); got != c.want {
+		if got := s.Barriers(c.participants); got != c.want {
 			t.Errorf("%s, %d layers, %d participants: %d, want %d", c.spec, c.layers, c.participants, got, c.want)
 		}
 	}

@@ -94,7 +94,7 @@ func (b Bench) MeasureTask(ctx context.Context, s TaskSetting, cases []Case, rep
 		if err != nil {
 			return err
 		}
-		line.Barriers = Barriers(schedules, c.Participants)
+		line.Barriers = schedules.Barriers(c.Participants)
 		report(line)
 	}
 	return nil
