@@ -142,18 +142,25 @@ func (l *lane) packet(now time.Duration, data []byte) (at time.Duration, overtak
 	}
 	at = now
 	if p.Rate > 0 {
-		l.free = max(l.free, now)
-		if waits := int64((l.free - now).Seconds() * float64(p.Rate)); waits > p.queue() {
+		if waits := int64(max(0, l.free-now).Seconds() * float64(p.Rate)); waits > p.queue() {
 			return 0, false, lostQueue
 		}
-		l.free += time.Duration(float64(len(data)) / float64(p.Rate) * float64(time.Second))
-		at = l.free
+		at = l.through(now, len(data))
 	}
 	at += p.Delay
 	if overtaken = reorder < p.Reorder; overtaken {
 		at += ReorderBy
 	}
 	return at, overtaken, passes
+}
+
+// through is when the rate has let so many bytes pass that come at a time since the start, behind those before them.
+func (l *lane) through(now time.Duration, n int) time.Duration {
+	if l.path.Rate == 0 {
+		return now
+	}
+	l.free = max(l.free, now) + time.Duration(float64(n)/float64(l.path.Rate)*float64(time.Second))
+	return l.free
 }
 
 func (p Path) queue() int64 {

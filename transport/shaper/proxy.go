@@ -1,7 +1,7 @@
 // Package shaper is a UDP proxy that treats packets as a bad network does: it loses, delays and reorders them, limits
 // their rate, is dead for a while, and moves clients to other addresses as a NAT does. It is for tests and measurements,
 // needs no privileges, and equal seeds decide equally. It looks at nothing in a packet but whether it is of a QUIC
-// handshake.
+// handshake. Links by name are in link.go; in tcp.go is the same for the streams of programs that are measured beside.
 //
 //	proxy, err := shaper.Start("127.0.0.1:0", "127.0.0.1:7700", path, seed)
 //	…dial proxy.Addr() instead of 127.0.0.1:7700…
