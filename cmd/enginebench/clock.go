@@ -3,7 +3,6 @@
 package main
 
 import (
-	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,13 +20,4 @@ func clock(id int32) time.Duration {
 		return 0 // every Linux has these clocks
 	}
 	return time.Duration(t.Nano())
-}
-
-func median(values []float64) float64 {
-	sorted := slices.Sorted(slices.Values(values))
-	n := len(sorted)
-	if n == 0 {
-		return 0
-	}
-	return (sorted[(n-1)/2] + sorted[n/2]) / 2
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"fedattn/fedkv"
+	"fedattn/fedkv/measure"
 	"fedattn/llama"
 )
 
@@ -89,7 +90,7 @@ func describe(t test, threads int, pairs []pair) {
 		for i, p := range pairs {
 			values[i] = f(p)
 		}
-		return median(values)
+		return measure.Median(values)
 	}
 	speed := func(s sample) float64 { return float64(t.tokens) / s.Wall.Seconds() }
 	cpu := "-"

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"fedattn/fedkv"
+	"fedattn/fedkv/measure"
 	"fedattn/llama"
 )
 
@@ -96,7 +97,7 @@ func benchRows(ctx context.Context, o options) error {
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "wire\tbytes a token\ttake\tplace\tmedian\tmedian\tallocations of a take\tof a place")
 	for i, r := range found {
-		fmt.Fprintf(w, "%s\t%d\t%.2f\t%.2f\t%.2f\t%.2f\t%.0f\t%.0f\n", wires[i], r.bytesPerToken, slices.Max(r.take), slices.Max(r.place), median(r.take), median(r.place), r.allocs[0], r.allocs[1])
+		fmt.Fprintf(w, "%s\t%d\t%.2f\t%.2f\t%.2f\t%.2f\t%.0f\t%.0f\n", wires[i], r.bytesPerToken, slices.Max(r.take), slices.Max(r.place), measure.Median(r.take), measure.Median(r.place), r.allocs[0], r.allocs[1])
 	}
 	return w.Flush()
 }

@@ -1,7 +1,7 @@
 // Package measure compares the next-token distributions of two runs over the same tokens, in the terms that
 // llama-perplexity uses: KL divergence from the base run, how often both put the same token first, and perplexity.
-// Start reading at Each, which gives the figures of every token, then Pool, which sums them up. The package is pure: it
-// sees logits and tokens only.
+// Start reading at Each, which gives the figures of every token, then Pool, which sums them up. What is measured again
+// and again, times above all, is summed up in repeated.go. The package is pure: it sees numbers only.
 package measure
 
 import (
