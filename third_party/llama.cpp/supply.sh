@@ -12,6 +12,8 @@
 #   supply.sh asan          build the library, but for the graphs of architectures and libcommon, and tests with
 #                           AddressSanitizer and UndefinedBehaviorSanitizer, to build-asan/bin/
 #   supply.sh bench         build llama-bench as well, on the same library, to build/bin/
+#   supply.sh rpc           build llama-bench and the server for llama.cpp's own way of using several devices, to
+#                           build-rpc/bin/
 #   supply.sh tests NAME…   build some of llama.cpp's own tests on the patched source, to build-tests/bin/
 #
 # Environment: LLAMA_CPP_DIR  a checkout of one's own instead of the package (it is patched in place)
@@ -213,6 +215,13 @@ build_asan() {
 	compile "$here/build-asan" test-calls test-archs
 }
 
+build_rpc() {
+	fetch
+	apply "$src"
+	configure "$here/build-rpc" -DLLAMA_BUILD_TESTS=OFF -DGGML_OPENMP=OFF -DGGML_RPC=ON
+	compile "$here/build-rpc" llama-bench ggml-rpc-server
+}
+
 # The libraries find each other in their own folder, wherever that is; the program needs the same $ORIGIN.
 build_shared() {
 	fetch
@@ -246,6 +255,7 @@ test-archs) build test-archs test-codec ;;
 leaks) build test-leaks ;;
 asan) build_asan ;;
 bench) build llama-bench ;;
+rpc) build_rpc ;;
 tests)
 	shift
 	tests "$@"
