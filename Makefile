@@ -12,7 +12,11 @@
 #            MINUTES=N             of make soak-churn (10)
 #            NETWORK_RUNS=N        questions of each kind on each bad network in make test-faults (0: a few kinds, once)
 #            PAIRS=N               pairs of make bench-warm (3)
-#            BENCHFLAGS='-runs N'  further arguments for make bench-engine
+#            BENCHFLAGS='-runs N'  further arguments for make bench-engine, make bench and make bench-peers
+#            PEERS=N, THREADS=N    of make bench and make bench-peers: devices beside the asking one (1), threads of each (1)
+#            LENGTHS=N,N REPS=N    and tokens of their prompts, how often each is measured (5),
+#            LINKS=X,X             links such as loopback, 1gbit/0.3ms, and
+#            RESULTS=FOLDER        where what was measured goes (results/date-host-commit)
 #            IMAGE=X               the tag of make image (fedattn)
 #            ARCH=X, BINARY=X      what make deb packs (this machine's, bin/fedattn)
 #            PREFIX=X, DESTDIR=X   where make install puts things (/usr/local)
@@ -199,6 +203,24 @@ bench-wire: ## blocks over QUIC on loopback against bare quic-go streams, in pai
 bench-engine: lib model ## the engine against llama-bench in pairs, and the rates of rows; BENCHFLAGS='-runs 3'
 	@third_party/llama.cpp/supply.sh bench
 	@go run ./cmd/enginebench -model $(MODEL) -llama-bench third_party/llama.cpp/build/bin/llama-bench $(BENCHFLAGS)
+
+comma := ,
+RESULTS ?= results/$(shell date +%F)-$(shell uname -n)-$(VERSION)
+NODES    = $(shell echo $$(($(or $(PEERS),1) + 1)))
+# links of both benchmarks, and what is measured over them
+bench_over = -m $(MODEL) -t $(or $(THREADS),1) -r $(or $(REPS),5) -fp $(or $(LENGTHS),$(1)) -fn 32 --nodes $(NODES) \
+	$(foreach l,$(subst $(comma), ,$(or $(LINKS),$(2))),--link $(l)) --progress --results $(RESULTS) $(BENCHFLAGS)
+
+.PHONY: bench
+bench: build model ## prompts and answers on one device and over PEERS=1 more: RESULTS=results/date-host-commit
+	@bin/fedattn bench $(call bench_over,512$(comma)2048,loopback$(comma)100mbit/2ms) --schedule gather --schedule lockstep --schedule home
+
+rpc = third_party/llama.cpp/build-rpc/bin
+.PHONY: bench-peers
+bench-peers: build model ## the same beside llama.cpp on one device and llama.cpp's RPC on as many; REPS=1 LENGTHS=512 LINKS=loopback is short
+	@third_party/llama.cpp/supply.sh rpc
+	@bin/fedattn bench -p 0 -n 0 $(call bench_over,512-8192*2,loopback$(comma)1gbit/0.3ms$(comma)100mbit/2ms$(comma)20mbit/10ms) \
+		--schedule gather --schedule lockstep --llama-bench $(rpc)/llama-bench --rpc-server $(rpc)/ggml-rpc-server
 
 .PHONY: test-go-llama
 test-go-llama: lib model ## go-llama.cpp's own suite, unmodified

@@ -8,12 +8,12 @@ import (
 	"strings"
 )
 
-// defaultThreads is how many threads an evaluation uses unless it is told: one for each physical core that this process
+// DefaultThreads is how many threads an evaluation uses unless it is told: one for each physical core that this process
 // may run on. Two threads on one core share the units that multiply, so that the second one adds work and no speed, and
 // threads beyond what a container is given wait for each other at every operation.
 //
 // Cores of different speed count alike, and so do those of other NUMA nodes; docs/benchmarks.md says what to do there.
-func defaultThreads() int {
+func DefaultThreads() int {
 	cpus := allowedCPUs()
 	if cpus == nil {
 		return runtime.GOMAXPROCS(0)

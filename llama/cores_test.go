@@ -58,7 +58,7 @@ func TestThreadsArePhysicalCores(t *testing.T) {
 			t.Errorf("%s: %d threads, want %d", c.name, got, c.want)
 		}
 	}
-	if n := defaultThreads(); n < 1 || n > runtime.NumCPU() {
+	if n := DefaultThreads(); n < 1 || n > runtime.NumCPU() {
 		t.Errorf("%d threads on this machine of %d CPUs", n, runtime.NumCPU())
 	}
 }

@@ -185,6 +185,24 @@ func (m *Model) Description() string {
 	return C.GoString(&buf[0])
 }
 
+// Size is what all tensors take, in bytes.
+func (m *Model) Size() int64 { return m.figure(func() C.uint64_t { return C.llama_model_size(m.ptr) }) }
+
+// Parameters is how many numbers are in all tensors.
+func (m *Model) Parameters() int64 {
+	return m.figure(func() C.uint64_t { return C.llama_model_n_params(m.ptr) })
+}
+
+// figure is a number that C knows of an open model, 0 of a closed one.
+func (m *Model) figure(ask func() C.uint64_t) int64 {
+	release, err := m.use()
+	if err != nil {
+		return 0
+	}
+	defer release()
+	return int64(ask())
+}
+
 // Metadata returns the value of a GGUF metadata key as text; false if the model lacks it or it is an array.
 func (m *Model) Metadata(key string) (string, bool) {
 	release, err := m.use()

@@ -35,12 +35,14 @@ type Frame struct{ Prefix, Suffix, Between []fedkv.Token }
 // Frame fails with ErrNoEngine.
 func (*Model) Frame(string) (Frame, error) { return Frame{}, ErrNoEngine }
 
-// Path, Layers, ContextTrain, Vocabulary and Description are empty without an engine.
+// Path, Layers, ContextTrain, Vocabulary, Description, Size and Parameters are empty without an engine.
 func (*Model) Path() string        { return "" }
 func (*Model) Layers() int         { return 0 }
 func (*Model) ContextTrain() int   { return 0 }
 func (*Model) Vocabulary() int     { return 0 }
 func (*Model) Description() string { return "" }
+func (*Model) Size() int64         { return 0 }
+func (*Model) Parameters() int64   { return 0 }
 
 // Threads is 0, and UseThreads does nothing.
 func (*Model) Threads() int   { return 0 }

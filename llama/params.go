@@ -20,7 +20,7 @@ func (p ModelParams) threads() int {
 	if p.Threads > 0 {
 		return p.Threads
 	}
-	return defaultThreads()
+	return DefaultThreads()
 }
 
 // Sampling says how tokens are chosen. The zero value is greedy.

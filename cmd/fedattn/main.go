@@ -123,7 +123,7 @@ func newApp(args []string, stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 		Commands: []*cli.Command{
 			nodeCommand(), askCommand(), chatCommand(), serveCommand(),
 			planCommand(),
-			verifyCommand(), evalCommand(), analyzeCommand(), auditCommand(), calibrateCommand(),
+			verifyCommand(), benchCommand(), evalCommand(), analyzeCommand(), auditCommand(), calibrateCommand(),
 			inspectCommand(), pullCommand(), modelsCommand(), cacheCommand(),
 			idCommand(), inviteCommand(), joinCommand(), peersCommand(), receiptsCommand(),
 			statusCommand(), pingCommand(), healthCommand(), doctorCommand(),

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -195,13 +196,17 @@ func checkMemory(c *cli.Context, path string, others held) error {
 }
 
 func loadFile(c *cli.Context, path string) (*llama.Engine, error) {
-	m, err := llama.Load(path, llama.ModelParams{
+	return loadWith(c.Context, path, llama.ModelParams{
 		Threads: c.Int("threads"), GPULayers: c.Int("gpu-layers"), MLock: c.Bool("mlock"),
 	})
+}
+
+func loadWith(ctx context.Context, path string, params llama.ModelParams) (*llama.Engine, error) {
+	m, err := llama.Load(path, params)
 	if err != nil {
 		return nil, modelError(path, err)
 	}
-	digest, err := models.Digest(c.Context, path, cacheDir())
+	digest, err := models.Digest(ctx, path, cacheDir())
 	if err != nil {
 		m.Close()
 		return nil, err
