@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/rs/zerolog"
 	"github.com/urfave/cli/v2"
 
 	"fedattn/cmd/fedattn/bench"
@@ -76,7 +77,7 @@ func benchCommand() *cli.Command {
 			&cli.StringFlag{Name: "results", Usage: "also write env.json, raw.jsonl and table.md to `FOLDER`", Category: measuring},
 			&cli.BoolFlag{Name: "progress", Usage: "say on stderr what runs", DisableDefaultText: true, Category: measuring},
 			nameFlag(), configFlag(),
-		}, discoveryFlags(deviceCategory)),
+		}, discoveryFlags(deviceCategory), logFlags("off", measuring)),
 		Action: runBench,
 	}
 }
@@ -94,7 +95,7 @@ func readBench(c *cli.Context) (r benchRun, err error) {
 	if err := noArguments(c); err != nil {
 		return r, err
 	}
-	err = first(checkModel(c), atLeast(c, 1, "batch-size", "ubatch-size", "repetitions"), checkBenchOutput(c), checkPrograms(c))
+	err = first(checkModel(c), atLeast(c, 1, "batch-size", "ubatch-size", "repetitions"), checkBenchOutput(c), checkLog(c), checkPrograms(c))
 	if err != nil {
 		return r, err
 	}
@@ -287,7 +288,7 @@ func benchThreads(c *cli.Context, r benchRun, path string, threads int, cores be
 		},
 		Timeout: c.Duration("timeout"), Cores: cores,
 		Self: self(engine, deviceName(c), fedkv.RolePublisher), ID: string(identity.ID()), Device: transport.DeviceOf,
-		Dial: benchDial(endpoint, r), MaxStaging: memoryShare() / 2, Log: newLogger(c, false),
+		Dial: benchDial(endpoint, r), MaxStaging: memoryShare() / 2, Log: newLogger(c, zerolog.Disabled),
 		Node: func(p bench.NodeProcess) *exec.Cmd {
 			return benchNode(p, path, threads, c.Int("gpu-layers"), engine.ContextTrain())
 		},
