@@ -51,7 +51,7 @@ type steady struct {
 	next   int
 }
 
-func (s *steady) Next(node.Cache) (fedkv.Token, error) {
+func (s *steady) Next(node.Cache, int) (fedkv.Token, error) {
 	s.next++
 	return s.tokens[s.next%len(s.tokens)], nil
 }
