@@ -175,6 +175,7 @@ var ggufKinds = map[string]func() []byte{
 	"huge":      func() []byte { return tinyTransformer(tinyTemplate, 1, hugeContext) },
 	"chatty":    func() []byte { return tinyTransformer("Hi! "+tinyTemplate, 1, tinyContext) },
 	"base":      func() []byte { return tinyTransformer("", 1, tinyContext) }, // without a chat template
+	"raising":   func() []byte { return tinyTransformer("{{ raise_exception('roles must alternate') }}", 1, tinyContext) },
 	"recurrent": tinyRecurrent,
 	"cut":       func() []byte { b := tinyTransformer(tinyTemplate, 1, tinyContext); return b[:len(b)/2] },
 }

@@ -365,7 +365,7 @@ func TestMistakesOfClients(t *testing.T) {
 }
 
 func TestMetricsAreLinted(t *testing.T) {
-	web, _ := serve(t, Config{Key: "k"}, &parrot{})
+	web, _ := serve(t, Config{Key: "k", Allocated: func() int64 { return 1 << 20 }}, &parrot{})
 	c := client(web, "k")
 	if _, err := c.Chat.Completions.New(context.Background(), words("x")); err != nil {
 		t.Fatal(err)
@@ -395,7 +395,7 @@ func TestMetricsAreLinted(t *testing.T) {
 	for _, line := range []string{
 		`fedattn_prompt_tokens_total{model_name="parrot"} 20`, `fedattn_generation_tokens_total{model_name="parrot"} 7`,
 		`fedattn_received_bytes_total{model_name="parrot"} 1000`, `fedattn_prompt_tokens_total{model_name="other"} 0`,
-		`fedattn_time_to_first_token_seconds_sum{model_name="parrot"} 1.5`, `fedattn_http_requests_total{code="200",route="POST /v1/chat/completions"} 1`,
+		`fedattn_engine_allocated_bytes 1.048576e+06`, `fedattn_time_to_first_token_seconds_sum{model_name="parrot"} 1.5`, `fedattn_http_requests_total{code="200",route="POST /v1/chat/completions"} 1`,
 	} {
 		if !shown[line] {
 			t.Errorf("there is no %q in\n%s", line, text)
