@@ -15,7 +15,7 @@ import (
 	"fedattn/transport"
 )
 
-// findTime is how long a question waits for a peer of which no address is known.
+// findTime is how long a question waits for a peer of which no address is known, or none that answers.
 const findTime = 2 * time.Second
 
 // discoveryFlags say where devices look for each other.
@@ -87,12 +87,12 @@ func (d discovery) dial(ctx context.Context, reach peers, to transport.PeerAddre
 	return link, err
 }
 
-// find lists the addresses under which a device is announced, with commas.
+// find lists the addresses under which a device is announced, with commas; none if it is not heard of before the context ends.
 func (d discovery) find(ctx context.Context, id transport.ID) string {
 	if !d.on {
 		return ""
 	}
-	ctx, cancel := context.WithTimeout(ctx, findTime)
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	found := transport.NewFound()
 	browsed := make(chan struct{})

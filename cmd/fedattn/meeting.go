@@ -21,7 +21,7 @@ var errNowhere = errors.New("no address")
 type meeting struct {
 	known string // host:port, several with commas; empty: none
 	dial  func(ctx context.Context, hostPorts string) (node.Link, error)
-	find  func(ctx context.Context) (hostPorts string) // nil: nobody can be asked
+	find  func(ctx context.Context) (hostPorts string) // until the context ends; nil: nobody can be asked
 }
 
 // attempt is what came of dialling.
@@ -32,11 +32,15 @@ type attempt struct {
 }
 
 // meet dials the known address, and if that does not answer at once, asks the network and dials what is found too: the
-// first link wins. An answer at the known address that is no link, such as a refusal, is the peer's word and ends it.
+// first link wins. The network is asked for findTime, and as long as the known address is being tried. An answer there that is
+// no link, such as a refusal, is the peer's word and ends it.
 func (m meeting) meet(ctx context.Context) (node.Link, error) {
 	if m.known == "" {
 		if m.find != nil {
-			if found := m.find(ctx); found != "" {
+			looking, cancel := context.WithTimeout(ctx, findTime)
+			found := m.find(looking)
+			cancel()
+			if found != "" {
 				return m.dial(ctx, found)
 			}
 		}
@@ -46,26 +50,13 @@ func (m meeting) meet(ctx context.Context) (node.Link, error) {
 		return m.dial(ctx, m.known)
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	ends := make(chan attempt)
-	early := time.NewTimer(headStart)
-	defer early.Stop()
+	looking, enough := context.WithCancel(ctx)
+	defer enough()
+	ends, under := make(chan attempt), 1
 	go func() {
 		link, err := m.dial(ctx, m.known)
 		ends <- attempt{link: link, err: err}
 	}()
-	under, searching := 1, false
-	search := func() {
-		searching, under = true, under+1
-		go func() {
-			hostPorts := newAddresses(m.find(ctx), m.known)
-			if hostPorts == "" {
-				ends <- attempt{err: errNowhere, found: true}
-				return
-			}
-			link, err := m.dial(ctx, hostPorts)
-			ends <- attempt{link: link, err: err, found: true}
-		}()
-	}
 	// whoever comes later finds nobody waiting
 	defer func() {
 		cancel()
@@ -77,32 +68,54 @@ func (m meeting) meet(ctx context.Context) (node.Link, error) {
 			}
 		}()
 	}()
-	var failed error
-	for {
+	early := time.After(headStart)
+	var late <-chan time.Time // the network had its time
+	searching, waited := false, false
+	search := func() {
+		searching, under, late = true, under+1, time.After(findTime)
+		go func() {
+			a := attempt{err: errNowhere, found: true}
+			if hostPorts := newAddresses(m.find(looking), m.known); hostPorts != "" {
+				a.link, a.err = m.dial(ctx, hostPorts)
+			}
+			ends <- a
+		}()
+	}
+	var known, found error // why there is no link here and there
+	for under > 0 {
 		select {
-		case <-early.C:
+		case <-early:
 			if !searching {
 				search()
 			}
-			continue
+		case <-late:
+			if waited = true; known != nil {
+				enough()
+			}
 		case a := <-ends:
 			under--
 			switch {
 			case a.err == nil:
 				return a.link, nil
-			case !a.found && fedkv.CodeOf(a.err) != fedkv.CodeLost:
+			case a.found:
+				found = a.err
+			case fedkv.CodeOf(a.err) != fedkv.CodeLost:
 				return nil, a.err
-			case failed == nil || errors.Is(failed, errNowhere) || a.found && !errors.Is(a.err, errNowhere):
-				failed = a.err
+			default:
+				known = a.err
+				if waited {
+					enough()
+				}
+				if !searching && ctx.Err() == nil {
+					search()
+				}
 			}
 		}
-		switch {
-		case !searching && ctx.Err() == nil:
-			search()
-		case under == 0:
-			return nil, failed
-		}
 	}
+	if found == nil || errors.Is(found, errNowhere) {
+		return nil, known
+	}
+	return nil, found
 }
 
 // newAddresses are those of a list with commas that are not in another one.

@@ -51,6 +51,9 @@ func TestMeeting(t *testing.T) {
 		"at the known address":               {known: "old", places: map[string]place{"old": {20 * time.Millisecond, nil}}, found: "new", to: "old", by: 20 * time.Millisecond, dials: 1},
 		"moved":                              {known: "old", places: map[string]place{"old": silent, "new": {10 * time.Millisecond, nil}}, found: "new", takes: 50 * time.Millisecond, to: "new", by: headStart + 60*time.Millisecond, dials: 2, looked: 1},
 		"moved, and nothing routes there":    {known: "old", places: map[string]place{"old": {0, silent.err}, "new": {0, nil}}, found: "old,new", takes: time.Second, to: "new", by: time.Second, dials: 2, looked: 1},
+		"moved, and found late":              {known: "old", places: map[string]place{"old": silent, "new": {0, nil}}, found: "new", takes: 4 * time.Second, to: "new", by: headStart + 4*time.Second, dials: 2, looked: 1},
+		"found too late":                     {known: "old", places: map[string]place{"old": silent}, found: "new", takes: time.Minute, err: "no answer", by: 5 * time.Second, dials: 1, looked: 1},
+		"not heard of":                       {known: "old", places: map[string]place{"old": {0, silent.err}}, found: "new", takes: time.Minute, err: "no answer", by: findTime, dials: 1, looked: 1},
 		"a slow network":                     {known: "old", places: map[string]place{"old": {800 * time.Millisecond, nil}, "new": {time.Second, nil}}, found: "new", takes: time.Second, to: "old", by: 800 * time.Millisecond, dials: 1, looked: 1},
 		"both answer":                        {known: "old", places: map[string]place{"old": {time.Second, nil}, "new": {time.Second, nil}}, found: "new", to: "old", by: time.Second, dials: 2, looked: 1, closed: 1},
 		"refused":                            {known: "old", places: map[string]place{"old": {time.Second, refusal}}, found: "new", takes: 2 * time.Second, err: "not you", by: time.Second, dials: 1, looked: 1},
@@ -59,7 +62,7 @@ func TestMeeting(t *testing.T) {
 		"gone at once":                       {known: "old", places: map[string]place{"old": {0, silent.err}}, takes: 2 * time.Second, err: "no answer", by: 2 * time.Second, dials: 1, looked: 1},
 		"announced where it does not answer": {known: "old", places: map[string]place{"old": silent}, found: "old", takes: time.Second, err: "no answer", by: 5 * time.Second, dials: 1, looked: 1},
 		"never known":                        {places: map[string]place{"new": {time.Millisecond, nil}}, found: "new", takes: time.Second, to: "new", by: 1001 * time.Millisecond, dials: 1, looked: 1},
-		"nowhere":                            {takes: 2 * time.Second, err: errNowhere.Error(), by: 2 * time.Second, looked: 1},
+		"nowhere":                            {found: "new", takes: time.Minute, err: errNowhere.Error(), by: 2 * time.Second, looked: 1},
 		"nobody to ask":                      {known: "old", places: map[string]place{"old": silent}, err: "no answer", by: 5 * time.Second, dials: 1, nobody: true},
 	} {
 		synctest.Test(t, func(t *testing.T) {

@@ -46,9 +46,9 @@ fail() {
 	for log in "${@:2}"; do sed "s|^|  ${log##*/}: |" "$log" >&2; done
 	exit 1
 }
-# await SENTENCE COMMAND…: until it succeeds, a minute at most, on a busy machine
+# await SENTENCE COMMAND…: until it succeeds, five minutes at most, on a busy machine
 await() {
-	for ((i = 0; i < 600; i++)); do
+	for ((i = 0; i < 3000; i++)); do
 		! "${@:2}" >/dev/null 2>&1 || return 0
 		sleep 0.1
 	done
