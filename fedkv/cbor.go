@@ -111,6 +111,12 @@ func ParseMessage(typ MessageType, body []byte) (Message, error) {
 		m, err = decode[Relay](body)
 	case MessageFetch:
 		m, err = decode[Fetch](body)
+	case MessageSources:
+		var list sourcesBody
+		list, err = decode[sourcesBody](body)
+		m = Sources{list.Session, list.Documents}
+	case MessageWithdraw:
+		m, err = decode[Withdraw](body)
 	default:
 		return nil, nil
 	}
@@ -158,6 +164,8 @@ type planBody struct {
 	DeadlineMS   int        `cbor:"11,keyasint"`
 	Rows         Selection  `cbor:"12,keyasint"`
 	Home         Type       `cbor:"13,keyasint,omitempty"`
+	Question     string     `cbor:"14,keyasint,omitempty"`
+	Budget       int        `cbor:"15,keyasint,omitempty"`
 }
 
 // layerTypes is a type for each layer, a byte each.
@@ -219,7 +227,7 @@ func wireForm(m Message) any {
 		body := planBody{
 			m.Session, m.Origin, m.Schedules.Publisher.Len(), m.Schedules.Contributors.Layers(), m.Schedules.Publisher.Layers(),
 			nil, nil, m.Positions, m.Prefix, m.MaxTokens, m.DeadlineMS, m.Rows,
-			m.Home,
+			m.Home, m.Question, m.Budget,
 		}
 		body.TypesK, body.TypesV = wireBody(m.Wire)
 		return body
@@ -230,6 +238,8 @@ func wireForm(m Message) any {
 			body.TypesK, body.TypesV = wireBody(m.Terms.Wire)
 		}
 		return body
+	case Sources:
+		return sourcesBody{m.Session, m.Documents}
 	}
 	return m
 }
@@ -256,7 +266,7 @@ func parsePlan(body []byte) (Message, error) {
 	}
 	return Plan{
 		p.Session, p.Origin, Schedules{contributors, publisher}, wire, p.Rows,
-		p.Positions, p.Prefix, p.MaxTokens, p.DeadlineMS, p.Home,
+		p.Positions, p.Prefix, p.MaxTokens, p.DeadlineMS, p.Home, p.Question, p.Budget,
 	}, nil
 }
 

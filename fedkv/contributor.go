@@ -252,6 +252,10 @@ func (c *Contributor) step(e Event) error {
 		return c.receiveDirect(e.From, e.Message)
 	case Tokenised:
 		return c.tokenised(e.Count)
+	case Described:
+		return c.described(e.Sources)
+	case Withdrawn:
+		return c.withdrawn(e.Text)
 	case Kept:
 		if c.state != contributorWorking || c.plan.Home == 0 || c.kept {
 			return Errorf(CodeOrder, "there are no rows to keep")

@@ -116,21 +116,23 @@ func (d *dump) frame() {
 
 // bodies names the fields of each message: they are the names in Go and in docs/wire.md.
 var bodies = map[MessageType]reflect.Type{
-	MessageHello:   reflect.TypeFor[Hello](),
-	MessageWelcome: reflect.TypeFor[Welcome](),
-	MessageRefuse:  reflect.TypeFor[Refuse](),
-	MessagePlan:    reflect.TypeFor[planBody](),
-	MessageReady:   reflect.TypeFor[Ready](),
-	MessageCommit:  reflect.TypeFor[commitBody](),
-	MessageJoin:    reflect.TypeFor[Join](),
-	MessageDone:    reflect.TypeFor[Done](),
-	MessageAbort:   reflect.TypeFor[Abort](),
-	MessageReceipt: reflect.TypeFor[Receipt](),
-	MessageQueries: reflect.TypeFor[Queries](),
-	MessagePing:    reflect.TypeFor[Ping](),
-	MessageWaiting: reflect.TypeFor[Waiting](),
-	MessageRelay:   reflect.TypeFor[Relay](),
-	MessageFetch:   reflect.TypeFor[Fetch](),
+	MessageHello:    reflect.TypeFor[Hello](),
+	MessageWelcome:  reflect.TypeFor[Welcome](),
+	MessageRefuse:   reflect.TypeFor[Refuse](),
+	MessagePlan:     reflect.TypeFor[planBody](),
+	MessageReady:    reflect.TypeFor[Ready](),
+	MessageCommit:   reflect.TypeFor[commitBody](),
+	MessageJoin:     reflect.TypeFor[Join](),
+	MessageDone:     reflect.TypeFor[Done](),
+	MessageAbort:    reflect.TypeFor[Abort](),
+	MessageReceipt:  reflect.TypeFor[Receipt](),
+	MessageQueries:  reflect.TypeFor[Queries](),
+	MessagePing:     reflect.TypeFor[Ping](),
+	MessageWaiting:  reflect.TypeFor[Waiting](),
+	MessageRelay:    reflect.TypeFor[Relay](),
+	MessageFetch:    reflect.TypeFor[Fetch](),
+	MessageSources:  reflect.TypeFor[sourcesBody](),
+	MessageWithdraw: reflect.TypeFor[Withdraw](),
 }
 
 // field finds the field of a body that a key stands for; the type is nil if this version has none.

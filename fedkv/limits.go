@@ -74,6 +74,13 @@ const (
 	// MaxRound bounds the payload of one Query or Partial in bytes.
 	MaxRound = 64 << 20
 
+	// MaxQuestion bounds, in bytes, the question that a Plan may share.
+	MaxQuestion = 2048
+
+	// MaxSources bounds the stretches of a segment that are told apart, and MaxSourceName the bytes of a document's name.
+	MaxSources    = 64
+	MaxSourceName = 128
+
 	// MaxQueue bounds the sessions that may wait for their turn at a contributor.
 	MaxQueue = 1024
 

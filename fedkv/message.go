@@ -15,9 +15,9 @@ type Token = int32
 // Protocol is the version of the protocol that this package speaks, the number in Hello.
 const Protocol = 1
 
-// Message is one of the messages of the control stream. Only the types of this file and Queries implement it, as
-// values, not pointers. What validate holds is checked on the way out and on the way in, so that no other code needs
-// to ask again.
+// Message is one of the messages of the control stream. Only the types of this file, Queries, Relay, Sources and Withdraw
+// implement it, as values, not pointers. What validate holds is checked on the way out and on the way in, so that no other
+// code needs to ask again.
 type Message interface {
 	messageType() MessageType
 	validate() error
@@ -152,8 +152,8 @@ func (m Refuse) Err() error { return &Error{m.Code, m.Text} }
 // RefuseOf is the refusal that reports err.
 func RefuseOf(err error) Refuse { return Refuse{CodeOf(err), CleanText(err.Error())} }
 
-// Plan is what the publisher wants of one contributor. Nothing in it is private: the prefix is public, and
-// the question is not part of it.
+// Plan is what the publisher wants of one contributor. Nothing in it is private but the question, which is only there
+// where the publisher's owner shares it.
 type Plan struct {
 	Session    SessionID
 	Origin     int // the receiver's number in this session, 0-based in token order
@@ -165,6 +165,8 @@ type Plan struct {
 	MaxTokens  int     // most tokens that the segment may have
 	DeadlineMS int     // milliseconds from receipt to the end of the session; if rows stay home, of any wait for a query
 	Home       Type    // 0: rows are sent; F16 or Q8_0: they stay home, and queries and outputs travel in this type
+	Question   string  // what is asked, for who has to choose passages; empty: not shared
+	Budget     int     // tokens that the segment should not exceed if its owner can choose; 0: MaxTokens
 }
 
 // Ready answers a Plan: the segment is tokenised and has this many tokens, at least 1.
@@ -332,6 +334,9 @@ func (m Plan) validate() error {
 		checkRange("most tokens", m.MaxTokens, 1, MaxTokens),
 		checkRange("deadline", m.DeadlineMS, 1, MaxDeadlineMS),
 		checkHome(m.Home, m.Schedules),
+		checkRange("bytes of the question", len(m.Question), 0, MaxQuestion),
+		check(utf8.ValidString(m.Question), "the question is not UTF-8"),
+		checkRange("budget", m.Budget, 0, m.MaxTokens),
 	)
 }
 

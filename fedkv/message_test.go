@@ -81,14 +81,29 @@ func samples() map[string]Message {
 			{2, "FEDATTN-CCCC", "192.168.1.17:4711", "kitchen", 343, 77},
 			{3, "FEDATTN-DDDD", "", "desk", 420, 19},
 		}, nil},
-		"join":    Join{sampleSession, 2},
-		"relay":   Relay{sampleSession, 0, 2, RelayOpen, Nonce{0xa1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}, 0, ""},
-		"done":    Done{sampleSession, 9330, 4118400, 812.5, 95.25},
-		"abort":   Abort{sampleSession, CodeMemory, ""},
-		"receipt": Receipt{sampleSession, 311, 30, 4118400, []int{1}},
-		"ping":    Ping{0xfedcba9876543210, true},
-		"waiting": Waiting{sampleSession, 2, 12500},
-		"fetch":   Fetch{Protocol},
+		"join":     Join{sampleSession, 2},
+		"relay":    Relay{sampleSession, 0, 2, RelayOpen, Nonce{0xa1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}, 0, ""},
+		"done":     Done{sampleSession, 9330, 4118400, 812.5, 95.25},
+		"abort":    Abort{sampleSession, CodeMemory, ""},
+		"receipt":  Receipt{sampleSession, 311, 30, 4118400, []int{1}},
+		"ping":     Ping{0xfedcba9876543210, true},
+		"waiting":  Waiting{sampleSession, 2, 12500},
+		"fetch":    Fetch{Protocol},
+		"sources":  Sources{sampleSession, []Source{{"", 9}, {"2026-06 log", 250}, {"seeds.csv", 52}}},
+		"withdraw": Withdraw{sampleSession, "its owner has withdrawn a document"},
+		"plan-question": Plan{
+			Session:    sampleSession,
+			Origin:     1,
+			Schedules:  sampleSchedules("gather", 6),
+			Wire:       Uniform(WireTypes{Q8_0, Q4_0}, 6),
+			Rows:       Selection{Kind: RowsAll},
+			Positions:  Canonical,
+			Prefix:     []Token{1},
+			MaxTokens:  2048,
+			DeadlineMS: 60000,
+			Question:   "When were the beans sown?",
+			Budget:     1024,
+		},
 		"queries": Queries{sampleSession, 1, []LayerQuery{{2, []byte{0, 0x3c, 0, 0xc0}}, {300, []byte{0, 0, 0xff, 0x7b}}}},
 	}
 }
@@ -199,7 +214,7 @@ func TestUnknownKeysAndTypesAreSkipped(t *testing.T) {
 			t.Errorf("%s:\n got %+v\nwant %+v", name, got, m)
 		}
 	}
-	for _, typ := range []MessageType{0, 16, 999, 65535} {
+	for _, typ := range []MessageType{0, 18, 999, 65535} {
 		if m, err := ParseMessage(typ, []byte("anything")); m != nil || err != nil {
 			t.Errorf("type %d: got %v, %v", typ, m, err)
 		}
@@ -348,6 +363,18 @@ func TestInvalidMessagesAreRefusedBothWays(t *testing.T) {
 		"plan for many tokens":          with("plan-gather", func(m *Plan) { m.MaxTokens = MaxTokens + 1 }),
 		"plan without a deadline":       with("plan-gather", func(m *Plan) { m.DeadlineMS = 0 }),
 		"plan for two days":             with("plan-gather", func(m *Plan) { m.DeadlineMS = 2 * MaxDeadlineMS }),
+		"plan with a long question":     with("plan-question", func(m *Plan) { m.Question = strings.Repeat("x", MaxQuestion+1) }),
+		"plan with no text as question": with("plan-question", func(m *Plan) { m.Question = "\xff" }),
+		"plan with a budget beyond all": with("plan-question", func(m *Plan) { m.Budget = m.MaxTokens + 1 }),
+		"plan with a budget below zero": with("plan-question", func(m *Plan) { m.Budget = -1 }),
+		"sources of nothing":            with("sources", func(m *Sources) { m.Documents = nil }),
+		"sources of too many":           with("sources", func(m *Sources) { m.Documents = slices.Repeat(m.Documents[:1], MaxSources+1) }),
+		"sources without tokens":        with("sources", func(m *Sources) { m.Documents[1].Tokens = 0 }),
+		"sources with a long name":      with("sources", func(m *Sources) { m.Documents[1].Name = strings.Repeat("x", MaxSourceName+1) }),
+		"sources with a line break":     with("sources", func(m *Sources) { m.Documents[1].Name = "a\nb" }),
+		"sources without a session":     with("sources", func(m *Sources) { m.Session = SessionID{} }),
+		"withdraw without a session":    with("withdraw", func(m *Withdraw) { m.Session = SessionID{} }),
+		"withdraw with a long text":     with("withdraw", func(m *Withdraw) { m.Text = strings.Repeat("x", MaxText+1) }),
 		"ready without tokens":          with("ready", func(m *Ready) { m.Tokens = 0 }),
 		"ready with many tokens":        with("ready", func(m *Ready) { m.Tokens = MaxTokens + 1 }),
 		"ready without a session":       with("ready", func(m *Ready) { m.Session = SessionID{} }),
@@ -482,6 +509,7 @@ func TestTheLargestMessagesFit(t *testing.T) {
 		Plan{
 			sampleSession, MaxParticipants - 2, all, Uniform(WireTypes{F16, F16}, MaxLayers),
 			Selection{RowsRandom, math.MaxUint64, slices.Repeat([]Share{WholeShare}, MaxRowShares)}, InPlace, prefix, MaxTokens, MaxDeadlineMS, 0,
+			strings.Repeat("q", MaxQuestion), MaxTokens,
 		},
 		Ready{sampleSession, MaxTokens},
 		Commit{sampleSession, MaxPrefix, largestRoster(MaxParticipants), &Terms{all.Publisher, Uniform(WireTypes{F16, F16}, MaxLayers)}},
@@ -493,6 +521,8 @@ func TestTheLargestMessagesFit(t *testing.T) {
 		Ping{math.MaxUint64, true},
 		Waiting{sampleSession, MaxQueue, MaxDeadlineMS},
 		Fetch{math.MaxUint32},
+		Sources{sampleSession, slices.Repeat([]Source{{strings.Repeat("s", MaxSourceName), MaxTokens}}, MaxSources)},
+		Withdraw{sampleSession, text},
 		Queries{sampleSession, MaxRowElements, largestQueries(MaxQueryLayers)},
 	} {
 		typ, body := frameOf(t, m)
@@ -536,7 +566,7 @@ func TestParseMessageAllocatesLittle(t *testing.T) {
 		"sixty-four keys, all one key": body("b8 40", 0x00, 128),
 	}
 	for name, body := range bodies {
-		for typ := MessageHello; typ <= MessageFetch; typ++ {
+		for typ := MessageHello; typ <= MessageWithdraw; typ++ {
 			got := allocated(func() { ParseMessage(typ, body) })
 			if got > most {
 				t.Errorf("%s as %v: %d bytes allocated, must be at most %d", name, typ, got, most)

@@ -30,6 +30,10 @@ type PublisherConfig struct {
 	HomeType     Type
 	MaxPositions int // 0: MaxContext
 
+	// Question is told to those contributors for which ShareQuestion, by origin, is set, so that they choose passages by it.
+	Question      string
+	ShareQuestion []bool
+
 	Contributors int      // devices asked: origins 0..Contributors-1; the publisher's origin is Contributors
 	Names        []string // what the owner calls them, by origin; shorter or nil where unknown
 	RequireAll   bool     // fail if anybody is missing
@@ -71,6 +75,7 @@ func (c *PublisherConfig) validate() error {
 		checkRange("own tokens", c.Own, 1, MaxTokens),
 		checkRange("contributors", c.Contributors, 0, MaxParticipants-1),
 		c.checkHome(layers),
+		checkRange("bytes of the question", len(c.Question), 0, MaxQuestion),
 		checkRange("least contributors", c.MinPeers, 0, c.Contributors),
 		check(c.SetupBy >= 0 && c.GatherBy >= c.SetupBy, "rows are due at %v, before setup ends at %v", c.GatherBy, c.SetupBy),
 		checkRange("deadline", int(min(c.GatherBy.Milliseconds(), MaxDeadlineMS+1)), 0, MaxDeadlineMS),
@@ -123,6 +128,9 @@ type PublisherReady struct {
 
 	// Missing names those who went missing, in the order in which they did.
 	Missing []Missing
+
+	// Withdrawn is what contributors take back of what they gave, in this session or an earlier one.
+	Withdrawn []Withdrawal
 
 	// Failed ends the session: too few are left for RequireAll or MinPeers, or Stopped. It is an *Error.
 	Failed error
@@ -180,6 +188,9 @@ type peer struct {
 	tokens   int // tokens it said Ready with
 	linked   bool
 	kept     bool // its rows stay home, and are ready
+	sources  []Source
+
+	withdrawn bool // its owner took back what it had sent
 }
 
 type peerState uint8
@@ -391,6 +402,8 @@ func (p *Publisher) peerUp(e PeerUp) error {
 		MaxTokens:  peer.most,
 		DeadlineMS: int(max(1, (p.cfg.GatherBy - p.now).Milliseconds())),
 		Home:       p.homeType(e.Origin),
+		Question:   p.question(e.Origin),
+		Budget:     p.budget(peer.most),
 	})
 	return nil
 }
@@ -401,6 +414,22 @@ func (p *Publisher) homeType(origin int) Type {
 		return p.cfg.HomeType
 	}
 	return 0
+}
+
+// question is what a contributor may choose its passages by.
+func (p *Publisher) question(origin int) string {
+	if origin < len(p.cfg.ShareQuestion) && p.cfg.ShareQuestion[origin] {
+		return p.cfg.Question
+	}
+	return ""
+}
+
+// budget is a contributor's part of the room, if all had as much; who cannot choose what it shares may take all of it.
+func (p *Publisher) budget(most int) int {
+	if len(p.peers) == 1 {
+		return 0
+	}
+	return max(1, most/len(p.peers))
 }
 
 // suits reports why a device cannot contribute to this session.
@@ -484,6 +513,11 @@ func (p *Publisher) receive(from int, m Message) error {
 		}
 		p.ready.Waiting = slices.DeleteFunc(p.ready.Waiting, func(q QueuePlace) bool { return q.Origin == from })
 		p.ready.Waiting = append(p.ready.Waiting, QueuePlace{from, m.Place, m.Wait()})
+		return nil
+	case Sources:
+		return p.sourced(from, m)
+	case Withdraw:
+		p.withdraw(from, m)
 		return nil
 	case Relay:
 		return p.relay(from, m)
@@ -751,8 +785,11 @@ func (p *Publisher) out(origin int, code Code, text string, tell bool) {
 		p.endRelays(origin, &Error{code, text})
 	}
 	switch {
-	case committed && p.delivered(origin) && !p.cfg.home(origin):
+	case committed && p.delivered(origin) && !p.cfg.home(origin) && !peer.withdrawn:
 		return
+	case peer.withdrawn:
+		m.Phase = PhaseSetup
+		p.book.Lose(origin)
 	case committed:
 		m.Phase, m.Layer = PhasePrefill, p.book.FirstPending(origin)
 		switch {

@@ -173,7 +173,7 @@ func farewell(e Event) bool {
 		return true
 	case Received:
 		switch e.Message.(type) {
-		case Refuse, Abort, Done, Receipt, Ping, Relay:
+		case Refuse, Abort, Done, Receipt, Ping, Relay, Withdraw:
 			return true
 		}
 	}

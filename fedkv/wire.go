@@ -68,58 +68,64 @@ type MessageType uint16
 
 // The messages of version 1.
 const (
-	MessageHello   MessageType = 1
-	MessageWelcome MessageType = 2
-	MessageRefuse  MessageType = 3
-	MessagePlan    MessageType = 4
-	MessageReady   MessageType = 5
-	MessageCommit  MessageType = 6
-	MessageJoin    MessageType = 7
-	MessageDone    MessageType = 8
-	MessageAbort   MessageType = 9
-	MessageReceipt MessageType = 10
-	MessagePing    MessageType = 11
-	MessageQueries MessageType = 12
-	MessageWaiting MessageType = 13
-	MessageRelay   MessageType = 14
-	MessageFetch   MessageType = 15
+	MessageHello    MessageType = 1
+	MessageWelcome  MessageType = 2
+	MessageRefuse   MessageType = 3
+	MessagePlan     MessageType = 4
+	MessageReady    MessageType = 5
+	MessageCommit   MessageType = 6
+	MessageJoin     MessageType = 7
+	MessageDone     MessageType = 8
+	MessageAbort    MessageType = 9
+	MessageReceipt  MessageType = 10
+	MessagePing     MessageType = 11
+	MessageQueries  MessageType = 12
+	MessageWaiting  MessageType = 13
+	MessageRelay    MessageType = 14
+	MessageFetch    MessageType = 15
+	MessageSources  MessageType = 16
+	MessageWithdraw MessageType = 17
 )
 
 // maxBody is the bytes of the largest body of each message, every field at its limit.
 var maxBody = [...]int{
-	MessageHello:   701,
-	MessageWelcome: 1217,
-	MessageRefuse:  521,
-	MessagePlan:    25630,
-	MessageReady:   25,
-	MessageCommit:  29614,
-	MessageJoin:    22,
-	MessageDone:    55,
-	MessageAbort:   539,
-	MessageReceipt: 144,
-	MessagePing:    13,
-	MessageQueries: 31324,
-	MessageWaiting: 29,
-	MessageRelay:   565,
-	MessageFetch:   7,
+	MessageHello:    701,
+	MessageWelcome:  1217,
+	MessageRefuse:   521,
+	MessagePlan:     27688,
+	MessageReady:    25,
+	MessageCommit:   29614,
+	MessageJoin:     22,
+	MessageDone:     55,
+	MessageAbort:    539,
+	MessageReceipt:  144,
+	MessagePing:     13,
+	MessageQueries:  31324,
+	MessageWaiting:  29,
+	MessageRelay:    565,
+	MessageFetch:    7,
+	MessageSources:  8854,
+	MessageWithdraw: 535,
 }
 
 var messageNames = [...]string{
-	MessageHello:   "hello",
-	MessageWelcome: "welcome",
-	MessageRefuse:  "refuse",
-	MessagePlan:    "plan",
-	MessageReady:   "ready",
-	MessageCommit:  "commit",
-	MessageJoin:    "join",
-	MessageDone:    "done",
-	MessageAbort:   "abort",
-	MessageReceipt: "receipt",
-	MessagePing:    "ping",
-	MessageQueries: "queries",
-	MessageWaiting: "waiting",
-	MessageRelay:   "relay",
-	MessageFetch:   "fetch",
+	MessageHello:    "hello",
+	MessageWelcome:  "welcome",
+	MessageRefuse:   "refuse",
+	MessagePlan:     "plan",
+	MessageReady:    "ready",
+	MessageCommit:   "commit",
+	MessageJoin:     "join",
+	MessageDone:     "done",
+	MessageAbort:    "abort",
+	MessageReceipt:  "receipt",
+	MessagePing:     "ping",
+	MessageQueries:  "queries",
+	MessageWaiting:  "waiting",
+	MessageRelay:    "relay",
+	MessageFetch:    "fetch",
+	MessageSources:  "sources",
+	MessageWithdraw: "withdraw",
 }
 
 // String is the message's name in lower case.

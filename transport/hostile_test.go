@@ -347,7 +347,9 @@ func (l nodeLink) AcceptRounds(ctx context.Context) (node.Rounds, error) {
 
 type fixedTokens []fedkv.Token
 
-func (s fixedTokens) Segment(context.Context, fedkv.Plan) ([]fedkv.Token, error) { return s, nil }
+func (s fixedTokens) Segment(context.Context, fedkv.Plan) (fedkv.Text, error) {
+	return fedkv.Text{Tokens: s}, nil
+}
 
 // battlefield is a publisher, an honest contributor that others may ask too, and a raider.
 type battlefield struct {

@@ -197,7 +197,9 @@ func newSoak(t testing.TB, path string, text int, watch func(node.Engine) node.E
 // soakText is a segment of given tokens.
 type soakText []fedkv.Token
 
-func (s soakText) Segment(context.Context, fedkv.Plan) ([]fedkv.Token, error) { return s, nil }
+func (s soakText) Segment(context.Context, fedkv.Plan) (fedkv.Text, error) {
+	return fedkv.Text{Tokens: s}, nil
+}
 
 func (s *soak) tokens(n int) []fedkv.Token {
 	tokens := make([]fedkv.Token, n)

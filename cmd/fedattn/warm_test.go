@@ -117,7 +117,9 @@ type answered struct {
 // warmText is a document that may change between questions.
 type warmText struct{ tokens []fedkv.Token }
 
-func (d *warmText) Segment(context.Context, fedkv.Plan) ([]fedkv.Token, error) { return d.tokens, nil }
+func (d *warmText) Segment(context.Context, fedkv.Plan) (fedkv.Text, error) {
+	return fedkv.Text{Tokens: d.tokens}, nil
+}
 
 // warmEngine has seen no prefix yet.
 func warmEngine(t *testing.T, m *llama.Model) *llama.Engine {

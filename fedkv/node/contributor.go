@@ -36,8 +36,9 @@ var errShutdown = fedkv.Errorf(fedkv.CodeStopping, "this device is shutting down
 
 // Source gives a contributor's segment for a session.
 type Source interface {
-	// Segment returns the tokens of the text, at most plan.MaxTokens; too long a text is an error that says so.
-	Segment(ctx context.Context, plan fedkv.Plan) ([]fedkv.Token, error)
+	// Segment composes the text, of at most plan.MaxTokens; too long a text is an error that says so. Who can choose what to
+	// share keeps to plan.Budget, and may choose by plan.Question.
+	Segment(ctx context.Context, plan fedkv.Plan) (fedkv.Text, error)
 }
 
 // ContributorConfig is what a contributor's owner wants.
@@ -97,7 +98,8 @@ type Contribution struct {
 	Kept      bool            // they had been computed before
 	Queries   int             // tokens whose queries were answered, each layer counted; then no rows left
 	Answers   int64           // bytes of these answers
-	Documents []string        // Grant.Documents
+	Documents []string        // of which the segment was; Grant.Documents if its source does not say
+	Sources   []fedkv.Source  // of the segment; nil if its source does not say
 	Missing   []fedkv.Missing // earlier contributors that it went on without (lockstep)
 	Via       []string        // names of other contributors with which rows were exchanged through the publisher (lockstep)
 	Err       error           // nil: the session ended as it should
@@ -112,10 +114,11 @@ type Contributor struct {
 
 	mu       sync.Mutex
 	sessions map[fedkv.SessionID]*contribution
-	known    chan struct{} // closed when a session becomes known, then replaced
-	asked    int           // publishers that are served
-	draining bool          // no more are
-	drained  chan struct{} // closed when draining is set and asked is 0
+	known    chan struct{}    // closed when a session becomes known, then replaced
+	asked    int              // publishers that are served
+	draining bool             // no more are
+	given    map[Link][]given // sessions that are over, whose publishers may still have the rows
+	drained  chan struct{}    // closed when draining is set and asked is 0
 }
 
 // NewContributor returns a contributor that Serve makes available.
@@ -131,7 +134,7 @@ func NewContributor(cfg ContributorConfig) *Contributor {
 	}
 	return &Contributor{
 		cfg: cfg, turns: newTurns(cfg.Sessions, cfg.Queue, cfg.Memory), shelf: shelf{most: cfg.HomeRows},
-		sessions: map[fedkv.SessionID]*contribution{}, known: make(chan struct{}), drained: make(chan struct{}),
+		sessions: map[fedkv.SessionID]*contribution{}, given: map[Link][]given{}, known: make(chan struct{}), drained: make(chan struct{}),
 	}
 }
 
@@ -302,6 +305,7 @@ func (c *Contributor) register(id fedkv.SessionID, s *contribution) (forget func
 
 // serve runs a publisher's sessions, one after the other over its link.
 func (c *Contributor) serve(ctx context.Context, link Link, hello fedkv.Hello) {
+	defer c.parted(link)
 	first, greeted := fedkv.Message(hello), false
 	for c.session(ctx, link, hello.Name, first, greeted) {
 		waiting, cancel := context.WithTimeout(ctx, heldFor)
@@ -344,6 +348,9 @@ func (c *Contributor) session(ctx context.Context, link Link, asker string, firs
 	s.asker = asker
 	s.run(first)
 	more = s.close()
+	if more {
+		c.gave(ctx, link, s)
+	}
 
 	done := s.report()
 	event := log.Info()
@@ -387,15 +394,17 @@ type contribution struct {
 	restored bool       // its prefix is a copy: nothing has gone through its layers yet
 
 	// under the exchange's lock
-	plan     *fedkv.Plan
-	deadline time.Time // of the plan
-	work     *fedkv.Work
-	dials    []fedkv.Participant // set at the commit, before work
-	sent     bool                // all rows are on their way
-	owed     bool                // rows of layers that are done are asked for
-	bytes    int64               // that left
-	queued   int64               // bytes that left or wait for it
-	missing  []fedkv.Missing
+	sources   []fedkv.Source // of the tokens; nil if nothing is said about them
+	withdrawn string         // why they were taken back; empty: they were not
+	plan      *fedkv.Plan
+	deadline  time.Time // of the plan
+	work      *fedkv.Work
+	dials     []fedkv.Participant // set at the commit, before work
+	sent      bool                // all rows are on their way
+	owed      bool                // rows of layers that are done are asked for
+	bytes     int64               // that left
+	queued    int64               // bytes that left or wait for it
+	missing   []fedkv.Missing
 
 	answered    int   // tokens whose queries were answered, each layer counted
 	answerBytes int64 // of the answers
@@ -554,7 +563,10 @@ func (s *contribution) admit() error {
 			return err
 		}
 	}
-	return s.x.step(fedkv.Tokenised{Count: tokens})
+	if err := s.x.step(fedkv.Tokenised{Count: tokens}); err != nil || len(s.sources) == 0 || s.plan.Home != 0 {
+		return err
+	}
+	return s.x.step(fedkv.Described{Sources: fedkv.Fold(s.sources, fedkv.MaxSources)})
 }
 
 // use waits for this session's turn to use the engine. The publisher hears how long that will be.
@@ -659,9 +671,13 @@ func (s *contribution) tokenise() (tokens int, err error) {
 	if s.grant.Source != nil {
 		source = s.grant.Source
 	}
-	if s.tokens, err = source.Segment(s.x.live, *s.plan); err != nil {
+	text, err := source.Segment(s.x.live, *s.plan)
+	if err != nil {
 		return 0, err
 	}
+	s.x.mu.Lock()
+	s.tokens, s.sources = text.Tokens, text.Sources
+	s.x.mu.Unlock()
 	return len(s.tokens), s.consent(len(s.tokens))
 }
 
@@ -960,7 +976,7 @@ func (s *contribution) answer(a fedkv.JoinAnswer) {
 func (s *contribution) report() Contribution {
 	s.x.mu.Lock()
 	defer s.x.mu.Unlock()
-	done := Contribution{Publisher: s.link.ID(), Name: s.asker, Documents: s.grant.Documents, Bytes: s.bytes, Queries: s.answered, Answers: s.answerBytes, Missing: s.missing, Via: s.relay.names, Err: s.x.failed}
+	done := Contribution{Publisher: s.link.ID(), Name: s.asker, Documents: s.documents(), Sources: s.sources, Bytes: s.bytes, Queries: s.answered, Answers: s.answerBytes, Missing: s.missing, Via: s.relay.names, Err: s.x.failed}
 	if s.plan != nil {
 		done.Session, done.Wire, done.Rows = s.plan.Session, s.plan.Wire, s.plan.Rows
 	}

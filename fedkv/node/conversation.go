@@ -191,6 +191,8 @@ func (c *Conversation) Turn(ctx context.Context, t Turn) (Reply, error) {
 	if err != nil {
 		return Reply{}, err
 	}
+	c.terms.Question = toldQuestion(t.Text)
+	defer func() { c.terms.Question = "" }()
 	return c.turn(ctx, slices.Concat(text, c.chat.Suffix), t)
 }
 
@@ -218,6 +220,9 @@ func (c *Conversation) turn(ctx context.Context, words []fedkv.Token, t Turn) (r
 // prefill evaluates everything up to the answer's first token, with the logits of so many of the last words.
 func (c *Conversation) prefill(ctx context.Context, words []fedkv.Token, outputs int) error {
 	c.begin()
+	if err := c.takeBack(); err != nil {
+		return err
+	}
 	before, opened := len(c.talk.tokens), c.opened
 	err := c.evaluate(ctx, words, outputs)
 	if err == nil {

@@ -29,10 +29,10 @@ func TestWhoIsNotReadyInTimeIsLeftOut(t *testing.T) {
 		play(t, spec, func(t *testing.T) {
 			s := newStage(t, spec, lossy, 4, 5, 3)
 			given := errors.New("not given up")
-			s.hosts[0].config.Source = sourceFunc(func(ctx context.Context, _ fedkv.Plan) ([]fedkv.Token, error) {
+			s.hosts[0].config.Source = sourceFunc(func(ctx context.Context, _ fedkv.Plan) (fedkv.Text, error) {
 				<-ctx.Done()
 				given = context.Cause(ctx)
-				return nil, given
+				return fedkv.Text{}, given
 			})
 			s.open()
 			o := s.mustAsk()
@@ -49,9 +49,9 @@ func TestWhoIsNotReadyInTimeIsLeftOut(t *testing.T) {
 	}
 }
 
-type sourceFunc func(context.Context, fedkv.Plan) ([]fedkv.Token, error)
+type sourceFunc func(context.Context, fedkv.Plan) (fedkv.Text, error)
 
-func (f sourceFunc) Segment(ctx context.Context, plan fedkv.Plan) ([]fedkv.Token, error) {
+func (f sourceFunc) Segment(ctx context.Context, plan fedkv.Plan) (fedkv.Text, error) {
 	return f(ctx, plan)
 }
 

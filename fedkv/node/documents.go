@@ -36,9 +36,9 @@ func (d *Documents) Tokens() int { return len(d.tokens) }
 func (d *Documents) Has(rows RowKey) bool { return rows.IsOf(d.tokens) }
 
 // Segment gives the whole text, or says how much too long it is.
-func (d *Documents) Segment(_ context.Context, plan fedkv.Plan) ([]fedkv.Token, error) {
+func (d *Documents) Segment(_ context.Context, plan fedkv.Plan) (fedkv.Text, error) {
 	if len(d.tokens) > plan.MaxTokens {
-		return nil, fedkv.Errorf(fedkv.CodeTooLong, "this device's documents have %d tokens and %d fit; share fewer of them, or ask with a larger --context", len(d.tokens), plan.MaxTokens)
+		return fedkv.Text{}, fedkv.Errorf(fedkv.CodeTooLong, "this device's documents have %d tokens and %d fit; share fewer of them, or ask with a larger --context", len(d.tokens), plan.MaxTokens)
 	}
-	return d.tokens, nil
+	return fedkv.Text{Tokens: d.tokens}, nil
 }

@@ -19,7 +19,7 @@ func TestDocumentsAreOneSegment(t *testing.T) {
 	}
 	want, _ := e.Tokenize("Notes of desk:\nfirst text\n\nsecond\n\n")
 	got, err := d.Segment(t.Context(), fedkv.Plan{MaxTokens: len(want)})
-	if err != nil || !slices.Equal(got, want) || d.Tokens() != len(want) {
+	if err != nil || !slices.Equal(got.Tokens, want) || d.Tokens() != len(want) {
 		t.Errorf("%v (%v), want %v", got, err, want)
 	}
 	_, err = d.Segment(t.Context(), fedkv.Plan{MaxTokens: len(want) - 1})

@@ -32,6 +32,7 @@ type terms struct {
 	RequireAll bool
 	MinPeers   int
 	MaxStaging int64
+	Question   string // shared with contacts of ShareQuestion
 	Waiting    func(InQueue)
 	Log        zerolog.Logger
 }
@@ -54,6 +55,7 @@ type gathering struct {
 	names              []string // by origin: what the owner calls it, or what it calls itself
 	notes              []string
 	told               map[int]toldPlace // by origin
+	withdrawn          map[int]string    // by origin, why its rows are taken back
 	committed, settled *fedkv.Layout
 	agreed             fedkv.Terms // final once committed is set
 }
@@ -68,15 +70,16 @@ func gather(ctx context.Context, t *terms, contacts []Contact, own, positions in
 	for _, c := range contacts {
 		g.names = append(g.names, c.Name)
 	}
-	home := make([]bool, len(contacts))
+	home, share := make([]bool, len(contacts)), make([]bool, len(contacts))
 	for i, c := range contacts {
-		home[i] = c.Home
+		home[i], share[i] = c.Home, c.ShareQuestion
 	}
 	var err error
 	g.machine, err = fedkv.NewPublisher(fedkv.PublisherConfig{
 		Session: g.id, Self: t.Self, ID: t.ID, Shape: t.Engine.Shape(), Schedules: t.Schedules, Wire: t.Wire, Rows: t.Rows,
 		Positions: t.Positions, Narrow: t.Narrow, Prefix: t.Prefix, Own: own, MaxContext: positions,
 		Home: home, HomeType: t.HomeType, MaxPositions: max(positions, t.MaxPositions),
+		Question: t.Question, ShareQuestion: share,
 		Contributors: len(contacts), Names: slices.Clone(g.names), RequireAll: t.RequireAll, MinPeers: t.MinPeers,
 		SetupBy: t.SetupBy, GatherBy: t.GatherBy,
 	})
@@ -100,6 +103,7 @@ func (g *gathering) drain() {
 	g.x.send(r.Messages)
 	g.notes = append(g.notes, r.Notes...)
 	g.tell(r.Waiting)
+	g.takeBack(r.Withdrawn)
 	g.x.gone(r.Missing, g.terms.Schedules.Regime())
 	if r.Committed != nil {
 		g.committed, g.agreed = r.Committed, g.machine.Terms()
@@ -145,6 +149,32 @@ func (g *gathering) connect(origin int, contact Contact) {
 	if err != nil && g.x.live.Err() == nil {
 		g.x.log.Warn().Str("peer", welcome.Name).Err(err).Msg("contributor left out")
 	}
+}
+
+// takeBack notes whose rows are withdrawn, of this session or of one before it over the same link; the exchange holds its
+// lock.
+func (g *gathering) takeBack(list []fedkv.Withdrawal) {
+	for _, w := range list {
+		if w.Session != g.id {
+			g.contacts[w.Origin].Held.withdraw(w.Session, w.Text)
+			continue
+		}
+		if g.withdrawn == nil {
+			g.withdrawn = map[int]string{}
+		}
+		g.withdrawn[w.Origin] = w.Text
+	}
+}
+
+// takenBack says whether and why a contributor took its rows back.
+func (g *gathering) takenBack(origin int) (why string, ok bool) {
+	g.x.mu.Lock()
+	why, ok = g.withdrawn[origin]
+	g.x.mu.Unlock()
+	if !ok {
+		why, ok = g.contacts[origin].Held.takenBack(g.id)
+	}
+	return why, ok
 }
 
 // awaitCommit returns the stream of those who take part, awaitRows the stream to evaluate.
@@ -215,6 +245,7 @@ func (g *gathering) peers() []PeerReport {
 			p.Tokens = segment.Tokens
 		}
 		p.Rows, p.Bytes = g.machine.Received(origin)
+		p.Sources, p.Asked = g.machine.Sources(origin), g.terms.Question != "" && g.contacts[origin].ShareQuestion
 		for _, r := range relays {
 			if r.From == origin {
 				p.Via = append(p.Via, Via{g.names[r.To], r.Bytes})

@@ -24,7 +24,14 @@ type Held struct {
 	link    Link
 	welcome fedkv.Welcome
 	since   time.Time
+
+	watched   chan struct{} // closed when nobody listens to the link any more
+	hush      context.CancelFunc
+	withdrawn map[fedkv.SessionID]string // sessions whose rows are taken back, and why
 }
+
+// maxWithdrawn bounds the withdrawals that are remembered for sessions that nobody asks about.
+const maxWithdrawn = 64
 
 // take is the held link, if it works.
 func (h *Held) take(ctx context.Context) (link Link, welcome fedkv.Welcome, ok bool) {
@@ -35,10 +42,13 @@ func (h *Held) take(ctx context.Context) (link Link, welcome fedkv.Welcome, ok b
 	link, welcome = h.link, h.welcome
 	old := time.Since(h.since) > reuseFor
 	h.link = nil
+	hush, watched := h.hush, h.watched
 	h.mu.Unlock()
 	if link == nil {
 		return nil, welcome, false
 	}
+	hush()
+	<-watched
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	if old || link.Err() != nil || link.Flush(ctx) != nil {
@@ -58,17 +68,62 @@ func (h *Held) put(link Link, welcome fedkv.Welcome) bool {
 	if h.link != nil {
 		return false
 	}
-	h.link, h.welcome, h.since = link, welcome, time.Now()
+	ctx, hush := context.WithCancel(context.Background())
+	h.link, h.welcome, h.since, h.hush, h.watched = link, welcome, time.Now(), hush, make(chan struct{})
+	go h.listen(ctx, link, h.watched)
 	return true
+}
+
+// listen takes what comes over the held link until it is used again: withdrawals.
+func (h *Held) listen(ctx context.Context, link Link, done chan struct{}) {
+	defer close(done)
+	for {
+		m, err := link.Receive(ctx)
+		if err != nil {
+			return // whoever uses the link next sees why
+		}
+		if w, ok := m.(fedkv.Withdraw); ok {
+			h.withdraw(w.Session, w.Text)
+		}
+	}
+}
+
+// withdraw notes that the rows of a session are taken back.
+func (h *Held) withdraw(session fedkv.SessionID, why string) {
+	if h == nil {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.withdrawn == nil {
+		h.withdrawn = map[fedkv.SessionID]string{}
+	}
+	if len(h.withdrawn) < maxWithdrawn {
+		h.withdrawn[session] = why
+	}
+}
+
+// takenBack says whether and why the rows of a session were taken back, once.
+func (h *Held) takenBack(session fedkv.SessionID) (why string, ok bool) {
+	if h == nil {
+		return "", false
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	why, ok = h.withdrawn[session]
+	delete(h.withdrawn, session)
+	return why, ok
 }
 
 // Close ends the held link, if there is one. Others may be held after it.
 func (h *Held) Close() {
 	h.mu.Lock()
-	link := h.link
+	link, hush, watched := h.link, h.hush, h.watched
 	h.link = nil
 	h.mu.Unlock()
 	if link != nil {
+		hush()
+		<-watched
 		_ = link.Close(0, errOver.Error())
 	}
 }

@@ -130,7 +130,7 @@ type tardy struct {
 	takes time.Duration
 }
 
-func (l tardy) Segment(ctx context.Context, plan fedkv.Plan) ([]fedkv.Token, error) {
+func (l tardy) Segment(ctx context.Context, plan fedkv.Plan) (fedkv.Text, error) {
 	time.Sleep(l.takes)
 	return l.Source.Segment(ctx, plan)
 }

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -19,6 +20,8 @@ type Contact struct {
 	Dial func(ctx context.Context) (Link, error)
 	Home bool  // its rows stay there: it answers queries
 	Held *Held // keeps the link for the sessions to come; nil: each one dials
+
+	ShareQuestion bool // it is told the question, so that it can choose passages by it
 }
 
 // Question is one session as its publisher wants it.
@@ -30,6 +33,7 @@ type Question struct {
 
 	Prefix []fedkv.Token // public: every participant evaluates it
 	Own    []fedkv.Token // the publisher's own segment
+	Text   string        // the question in words, for contacts of ShareQuestion; at most fedkv.MaxQuestion bytes of it are told
 	Answer int           // tokens to keep room for after it
 
 	Schedules  fedkv.Schedules
@@ -82,7 +86,7 @@ func Ask(ctx context.Context, q Question) (*Session, error) {
 		HomeType: q.HomeType, MaxPositions: q.MaxPositions, Draft: q.Draft,
 		GatherBy: q.GatherBy, RequireAll: q.RequireAll, MinPeers: q.MinPeers, MaxStaging: q.MaxStaging, Waiting: q.Waiting, Log: q.Log,
 	})
-	c.terms.Narrow = q.Narrow
+	c.terms.Narrow, c.terms.Question = q.Narrow, toldQuestion(q.Text)
 	c.own, c.answer, c.linger = len(q.Own), 0, true
 	c.cells = q.cells
 	err := c.Add(q.Contacts...)
@@ -123,6 +127,14 @@ func (q *Question) cells(committed fedkv.Layout) fedkv.CacheSpec {
 		MicroBatch: max(min(batch, longest), 1+draft),
 		Outputs:    max(q.Outputs, 1+draft),
 	}
+}
+
+// toldQuestion is as much of a question as is told.
+func toldQuestion(text string) string {
+	if len(text) <= fedkv.MaxQuestion {
+		return text
+	}
+	return strings.ToValidUTF8(text[:fedkv.MaxQuestion], "")
 }
 
 // Logits of kept output i of the question's tokens, [vocabulary]; -1 is the last.

@@ -56,8 +56,10 @@ type PeerReport struct {
 	Name       string
 	ID         string
 	Tokens     int
-	Rows       int   // over all layers
-	Bytes      int64 // received rows
+	Rows       int            // over all layers
+	Bytes      int64          // received rows
+	Sources    []fedkv.Source // of which documents its tokens are, in order, as it says; nil if it does not say
+	Asked      bool           // it was told the question, to choose passages by it
 	PrefillMS  float64
 	TransferMS float64        // from its first block's arrival to its last's
 	Via        []Via          // later contributors that its rows reached through this device (lockstep)

@@ -62,7 +62,7 @@ func (c *Conversation) Add(contacts ...Contact) error {
 	for i, contact := range contacts {
 		list[i] = &share{origin: i, contact: contact}
 	}
-	if c.chat.Rows.Kind == fedkv.RowsQuery && len(contacts) > 0 {
+	if (c.chat.Rows.Kind == fedkv.RowsQuery || c.choosing(contacts)) && len(contacts) > 0 {
 		c.enlist(list)
 		c.queried = append(c.queried, list)
 		return nil
@@ -74,6 +74,11 @@ func (c *Conversation) Add(contacts ...Contact) error {
 	return nil
 }
 
+// choosing reports whether contributors are to choose passages by what the user says next.
+func (c *Conversation) choosing(contacts []Contact) bool {
+	return c.terms.Question == "" && slices.ContainsFunc(contacts, func(contact Contact) bool { return contact.ShareQuestion })
+}
+
 // enlist gives shares their numbers.
 func (c *Conversation) enlist(list []*share) {
 	c.mu.Lock()
@@ -82,6 +87,39 @@ func (c *Conversation) enlist(list []*share) {
 		s.number = len(c.shares)
 		c.shares = append(c.shares, s)
 	}
+}
+
+// takeBack withdraws those whose owners have asked for it, and asks them anew: what they still share joins this turn.
+func (c *Conversation) takeBack() error {
+	for number, s := range slices.Clone(c.shares) {
+		if s.gathering == nil || s.withdrawn {
+			continue
+		}
+		why, ok := s.gathering.takenBack(s.origin)
+		if !ok {
+			continue
+		}
+		name := s.contact.Name
+		if name == "" {
+			name = "a contributor"
+		}
+		if c.chat.Schedules.Regime() == fedkv.Lockstep {
+			c.note(func(r *Report) {
+				r.Notes = append(r.Notes, fmt.Sprintf("%s asks to forget its rows (%s), which lockstep cannot: begin anew", name, why))
+			})
+			continue
+		}
+		if err := c.Withdraw(number); err != nil {
+			return err
+		}
+		c.note(func(r *Report) {
+			r.Notes = append(r.Notes, fmt.Sprintf("%s took its rows back (%s) and is asked anew", name, why))
+		})
+		if err := c.Add(s.contact); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // gather asks contributors. The first time, the cache is opened as well when it is known how long their segments are.
@@ -188,6 +226,10 @@ func (c *Conversation) settle(ctx context.Context, words []fedkv.Token) ([]settl
 	for len(c.queried) > 0 {
 		if err := c.gather(c.queried[0]); err != nil {
 			return nil, err
+		}
+		if c.chat.Rows.Kind != fedkv.RowsQuery {
+			c.queried = c.queried[1:]
+			continue
 		}
 		found, err := c.queries(ctx, words)
 		if err != nil {

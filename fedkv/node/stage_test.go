@@ -131,11 +131,11 @@ func (s *stage) slide() {
 // tokens is a Source of given tokens.
 type tokens []fedkv.Token
 
-func (s tokens) Segment(_ context.Context, plan fedkv.Plan) ([]fedkv.Token, error) {
+func (s tokens) Segment(_ context.Context, plan fedkv.Plan) (fedkv.Text, error) {
 	if len(s) > plan.MaxTokens {
-		return nil, fedkv.Errorf(fedkv.CodeTooLong, "%d tokens, %d fit", len(s), plan.MaxTokens)
+		return fedkv.Text{}, fedkv.Errorf(fedkv.CodeTooLong, "%d tokens, %d fit", len(s), plan.MaxTokens)
 	}
-	return s, nil
+	return fedkv.Text{Tokens: s}, nil
 }
 
 func (s *stage) newHost(i int) *host {

@@ -230,3 +230,14 @@ func (g Grant) Admits(tokens int, bytes int64) error {
 	}
 	return nil
 }
+
+// AsksAnybody reports whether the owner wants to be asked about any peer's sessions.
+func (p Policy) AsksAnybody() bool {
+	asks := func(t Terms) bool { return t.AskMeFirst != nil && *t.AskMeFirst }
+	for _, t := range p.Peers {
+		if asks(t) {
+			return true
+		}
+	}
+	return asks(p.Terms)
+}

@@ -26,7 +26,8 @@ type Receipt struct {
 	Name      string    `json:"name"` // what this device's owner calls it, or what it calls itself
 	To        []string  `json:"to"`   // identities of all to whom rows went
 	Session   string    `json:"session"`
-	Documents []string  `json:"documents"` // by name
+	Documents []string  `json:"documents"`                 // by name
+	Shares    []int     `json:"document_tokens,omitempty"` // of the tokens, how many each of Documents gave; nil: not known
 	Tokens    int       `json:"tokens"`
 	Layers    []int     `json:"layers"`
 	Wire      string    `json:"wire"`

@@ -161,7 +161,9 @@ type Result struct {
 // fixed is a Source that holds given tokens.
 type fixed []fedkv.Token
 
-func (f fixed) Segment(context.Context, fedkv.Plan) ([]fedkv.Token, error) { return f, nil }
+func (f fixed) Segment(context.Context, fedkv.Plan) (fedkv.Text, error) {
+	return fedkv.Text{Tokens: f}, nil
+}
 
 // Run takes a prompt through a session of real participants over network. Any missing participant is an error.
 func Run(ctx context.Context, e Engine, network Network, self fedkv.Hello, p Prompt, s Setting) (Result, error) {
