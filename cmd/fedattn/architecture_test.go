@@ -30,9 +30,13 @@ var anyFile = []rule{
 	{imports: "github.com/rs/zerolog", only: []string{"cmd", "fedkv/node"}, reason: "libraries return errors; the runtime and the commands log"},
 	{imports: "github.com/urfave/cli", only: []string{"cmd"}, reason: "flags and exit codes belong to the commands"},
 	{imports: "github.com/brutella/dnssd", only: []string{"transport"}, reason: "where devices are is the transport's matter"},
-	{imports: "github.com/goccy/go-yaml", only: []string{"fedkv/policy", "cmd/fedattn/settings", "cmd/fedattn/devices"}, reason: "people write policies, settings and lists of devices, and nothing else is YAML"},
+	{imports: "github.com/goccy/go-yaml", only: []string{"fedkv/policy", "fedkv/documents", "cmd/fedattn/settings", "cmd/fedattn/devices"}, reason: "people write policies, rules, settings and lists of devices, and nothing else is YAML"},
 	{imports: "github.com/prometheus", only: []string{"cmd/fedattn/api"}, reason: "what is counted is the API's matter"},
 	{imports: "github.com/vbauerster/mpb", only: []string{"cmd/fedattn"}, reason: "progress is shown by the commands"},
+	{imports: "github.com/blevesearch", only: []string{"fedkv/documents"}, reason: "how passages are found is the documents' matter"},
+	{imports: "github.com/go-git/go-git", only: []string{"fedkv/documents"}, reason: "only its patterns of .gitignore are used"},
+	{imports: "github.com/ledongthuc/pdf", only: []string{"fedkv/documents"}, reason: "it runs in a process of its own, with caps"},
+	{imports: "github.com/fsnotify/fsnotify", only: []string{"fedkv/documents"}, reason: "only folders are watched"},
 	{imports: "gonum.org/v1/plot", only: []string{"cmd/figures"}, reason: "figures are of the documentation, not of what people install"},
 }
 

@@ -27,7 +27,7 @@ func askCommand() *cli.Command {
 			"where a power sensor can be read, also what this device drew, and that for each token of the answer.\n" +
 			"It fails if none of the named peers takes part; who is lost later is left out. With --json, a failure prints no object.\n\n" +
 			scheduleHelp + "\n" + presetHelp,
-		Flags: slices.Concat(modelFlags(), []cli.Flag{contextFlag("evaluate at most `N` tokens, answer included")}, exchangeFlags(), answerFlags(),
+		Flags: slices.Concat(modelFlags(), []cli.Flag{contextFlag("evaluate at most `N` tokens, answer included")}, exchangeFlags(), []cli.Flag{shareQuestionFlag(true)}, answerFlags(),
 			outputFlags("print one JSON object: answer, stop, federation"), []cli.Flag{nameFlag(), configFlag()}),
 		Action: runAsk,
 	}
@@ -156,7 +156,7 @@ func prepare(c *cli.Context, r request, engine *llama.Engine, x exchange) (q nod
 	}
 	q = node.Question{
 		Engine: engine, Self: self(engine, deviceName(c), fedkv.RolePublisher), ID: string(r.identity.ID()),
-		Prefix: frame.Prefix, Own: append(text, frame.Suffix...), Answer: c.Int("predict"),
+		Prefix: frame.Prefix, Own: append(text, frame.Suffix...), Text: r.question, Answer: c.Int("predict"),
 		Schedules: x.Schedules, Wire: x.Wire, LocalRows: r.localRows, Positions: x.positions, MaxContext: x.context,
 		HomeType: x.home, MaxPositions: x.maxPositions, Draft: c.Int("draft-max"), SetupBy: x.setupBy, GatherBy: x.gatherBy,
 		RequireAll: c.Bool("require-all"), MaxStaging: x.maxStaging, Waiting: queued(c), Log: sessionLog(c),

@@ -33,6 +33,7 @@ func chatCommand() *cli.Command {
 			scheduleHelp + "\n" + presetHelp,
 		Flags: slices.Concat(modelFlags(), []cli.Flag{contextFlag("hold at most `N` tokens of everything")}, exchangeFlags(), answerFlags(),
 			[]cli.Flag{
+				shareQuestionFlag(false),
 				&cli.StringSliceFlag{Name: "file", Aliases: []string{"f"}, Usage: "text `FILE` of this device's own, as --doc", Category: conversation},
 				&cli.StringFlag{Name: "think", Value: string(chat.ThinkDim), Usage: "`HOW` thoughts of reasoning models are shown: dim, show, hide", Category: conversation},
 				&cli.BoolFlag{Name: "no-history", Usage: "keep nothing of what is typed", DisableDefaultText: true, Category: conversation},

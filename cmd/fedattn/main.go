@@ -125,7 +125,7 @@ func newApp(args []string, stdin io.Reader, stdout, stderr io.Writer) *cli.App {
 			planCommand(),
 			verifyCommand(), benchCommand(), evalCommand(), analyzeCommand(), auditCommand(), calibrateCommand(),
 			inspectCommand(), pullCommand(), modelsCommand(), cacheCommand(),
-			idCommand(), inviteCommand(), joinCommand(), peersCommand(), receiptsCommand(),
+			idCommand(), inviteCommand(), joinCommand(), peersCommand(), receiptsCommand(), docsCommand(),
 			statusCommand(), pingCommand(), healthCommand(), doctorCommand(),
 			configCommand(), completionCommand(), helpCommand(),
 		},

@@ -12,7 +12,9 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"fedattn/fedkv"
+	"fedattn/fedkv/documents"
 	"fedattn/fedkv/node"
+	"fedattn/fedkv/node/rowcache"
 	"fedattn/transport"
 )
 
@@ -27,7 +29,10 @@ func nodeCommand() *cli.Command {
 			"on stderr has a line for each question: who asked, how many tokens, layers and bytes went out; never the text.",
 		Flags: append(slices.Concat(modelFlags(), policyFlags(sharing), rowFlags(), discoveryFlags(deviceCategory), logFlags("info", deviceCategory)),
 			contextFlag("evaluate at most `N` tokens for a question"),
-			&cli.StringSliceFlag{Name: "doc", Usage: "text `FILE` to contribute", Category: sharing},
+			&cli.StringSliceFlag{Name: "doc", Usage: "text `FILE` to contribute; - is standard input as it comes", Category: sharing},
+			docsFlag(sharing),
+			&cli.StringSliceFlag{Name: "doc-cmd", Usage: "`COMMAND` of the shell whose output is a document, such as 'journalctl -n 200'", Category: sharing},
+			&cli.IntFlag{Name: "tail", Value: documents.TailLines, Usage: "of logs, commands and standard input the last `N` lines", Category: sharing},
 			&cli.StringSliceFlag{Name: "allow", Usage: "`ID` of a device that may ask, paired or not, and that could recover the text from the rows it gets", Category: sharing},
 			&cli.BoolFlag{Name: "allow-any", Usage: "every device that reaches this one may ask", DisableDefaultText: true, Category: sharing},
 			localRowsFlag(sharing),
@@ -54,7 +59,7 @@ func runNode(c *cli.Context) error {
 	if err := noArguments(c); err != nil {
 		return err
 	}
-	if err := first(checkModel(c), atLeast(c, 1, "context", "max-sessions"), atLeast(c, 0, "max-tokens", "min-layer", "tokens-per-day"), checkRows(c), checkDrain(c), checkLog(c)); err != nil {
+	if err := first(checkModel(c), atLeast(c, 1, "context", "max-sessions", "tail"), atLeast(c, 0, "max-tokens", "min-layer", "tokens-per-day"), checkRows(c), checkDrain(c), checkLog(c)); err != nil {
 		return err
 	}
 	members, err := readMembers(c)
@@ -70,10 +75,18 @@ func runNode(c *cli.Context) error {
 		return err
 	}
 	log := newLogger(c, zerolog.InfoLevel) // sessions are what a node is watched for
-	if len(c.StringSlice("doc")) == 0 {
-		return usagef("nothing to contribute: name a text with --doc FILE")
+	rules, rulesDir, err := readRules(c)
+	if err != nil {
+		return err
 	}
-	docs, err := readDocuments(c.StringSlice("doc"))
+	shared := hasLibrary(c, rules)
+	if len(c.StringSlice("doc")) == 0 && !shared {
+		return usagef("nothing to contribute: name a text with --doc FILE, or a folder with --docs DIR")
+	}
+	if readStdin(c) && terms.AsksAnybody() {
+		return usagef("--doc - and ask_me_first both read standard input: choose one")
+	}
+	docs, err := readDocuments(slices.DeleteFunc(slices.Clone(c.StringSlice("doc")), func(path string) bool { return path == "-" }))
 	if err != nil {
 		return err
 	}
@@ -123,25 +136,45 @@ func runNode(c *cli.Context) error {
 		return usagef("--min-layer %d: the model has layers 0 to %d", least, engine.Layers()-1)
 	}
 
-	source, err := node.NewDocuments(engine, deviceName(c), docs)
-	if err != nil {
-		return err
+	var library *folders
+	var source node.Source
+	tokens, held, holds := 0, len(docs), func(rowcache.Key) bool { return false }
+	if shared {
+		if library, err = openLibrary(c, engine, rules, docs, log); err != nil {
+			return err
+		}
+		defer library.Close()
+		held = len(library.Documents())
+		if held == 0 {
+			log.Warn().Msg("there is no document yet: questions are refused until there is one")
+		}
+		if tokens, err = library.size(); err != nil {
+			return err
+		}
+		library.compose(c.Context, most)
+		source, holds = library.View(nil, c.Int("max-tokens")), func(k rowcache.Key) bool { return library.Holds(k.IsOf) }
+	} else {
+		all, err := node.NewDocuments(engine, deviceName(c), docs)
+		if err != nil {
+			return err
+		}
+		tokens, source, holds = all.Tokens(), all, all.Has
 	}
 	for _, limit := range []struct {
 		flag string
 		most int
 	}{{"context", most}, {"max-tokens", c.Int("max-tokens")}} {
-		if limit.most > 0 && source.Tokens() > limit.most {
+		if limit.most > 0 && tokens > limit.most && !shared {
 			return fmt.Errorf("the documents have %d tokens, --%s allows %d: give fewer or shorter ones, or change --%s",
-				source.Tokens(), limit.flag, limit.most, limit.flag)
+				tokens, limit.flag, limit.most, limit.flag)
 		}
 	}
 	rows, closeRows := openRows(c, identity.ID(), func(err error) { log.Warn().Err(err).Msg("computed rows") })
 	defer closeRows()
 	if rows != nil {
-		rows.Retain(source.Has) // what is not shared any more is withdrawn
+		rows.Retain(holds) // what is not shared any more is withdrawn
 	}
-	log.Info().Str("model", engine.Description()).Int("documents", len(docs)).Int("tokens", source.Tokens()).
+	log.Info().Str("model", engine.Description()).Int("documents", held).Int("tokens", tokens).
 		Stringer("address", endpoint.Addr()).Msg("ready")
 	var lines strings.Builder
 	for _, address := range advertised.of(endpoint.Addr()) {
@@ -150,6 +183,9 @@ func runNode(c *cli.Context) error {
 	// in one piece: whoever reads the first line only (`head -n 1`) does not end the node with the second
 	fmt.Fprint(c.App.Writer, lines.String())
 	owner.engine, owner.device, owner.docs = engine, deviceName(c), docs
+	if library != nil {
+		owner.library = library.Library
+	}
 	var fetched func(context.Context, node.Link)
 	if !c.Bool("no-share-model") {
 		fetched = shareModel(engine.Path(), log)
@@ -170,9 +206,13 @@ func runNode(c *cli.Context) error {
 		leave()
 		drain(c, contributor, log)
 	})
-	health.ready(open, engine, source.Tokens(), contributor.Load)
+	health.ready(open, engine, tokens, contributor.Load)
 	go health.keepCool(c.Context, engine, log)
 	go owner.watch(c.Context, endpoint, log)
+	if library != nil {
+		library.contributor, library.rows = contributor, rows
+		go library.watch(c.Context, rulesDir)
+	}
 	network.announce(open, deviceName(c), identity.ID(), endpoint.Addr(), log)
 	return contributor.Serve(c.Context)
 }

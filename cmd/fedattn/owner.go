@@ -18,6 +18,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"fedattn/fedkv"
+	"fedattn/fedkv/documents"
 	"fedattn/fedkv/node"
 	"fedattn/fedkv/policy"
 	"fedattn/fedkv/receipt"
@@ -92,9 +93,10 @@ type owner struct {
 	console  *console
 	log      zerolog.Logger
 
-	engine node.Engine
-	device string
-	docs   []node.Document
+	engine  node.Engine
+	device  string
+	docs    []node.Document
+	library *documents.Library // nil: docs are all there is
 
 	mu      sync.Mutex
 	day     string                   // of used
@@ -193,6 +195,14 @@ func (o *owner) Admit(id string, role fedkv.Role) (node.Grant, error) {
 
 // source holds the documents that a grant is for.
 func (o *owner) source(g policy.Grant) (node.Source, []string, error) {
+	if o.library != nil {
+		view := o.library.View(g.Shares, g.MaxTokens)
+		names := view.Names()
+		if len(names) == 0 {
+			return nil, nil, fedkv.Errorf(fedkv.CodeForbidden, "its owner shares none of its texts with this device")
+		}
+		return view, names, nil
+	}
 	var shared []node.Document
 	var names []string
 	for _, d := range o.docs {
@@ -263,6 +273,14 @@ func (o *owner) keep(c node.Contribution) {
 	}
 	if r.Name == "" {
 		r.Name = c.Name
+	}
+	if c.Sources != nil {
+		r.Shares = make([]int, len(r.Documents))
+		for _, s := range c.Sources {
+			if i := slices.Index(r.Documents, s.Name); i >= 0 {
+				r.Shares[i] += s.Tokens
+			}
+		}
 	}
 	if c.Err != nil {
 		r.Error = fedkv.CleanText(c.Err.Error())

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -128,6 +129,22 @@ func checkTimes(c *cli.Context) error {
 	return nil
 }
 
+// shareQuestionFlag says who is told the question; value is for those with whom this device is paired.
+func shareQuestionFlag(value bool) cli.Flag {
+	usage := "tell peers the question, so that those with more texts than fit choose passages by it"
+	text := "paired ones, in ask"
+	if !value {
+		text = "nobody is told in a conversation"
+	}
+	return &cli.BoolFlag{Name: "share-question", Value: value, Usage: usage, DefaultText: text, Category: "Peers and exchange"}
+}
+
+// sharesQuestion reports whether a peer is told the question: by default if it is paired.
+func sharesQuestion(c *cli.Context, paired transport.KnownPeers, id transport.ID) bool {
+	_, known := paired.ByID(id)
+	return c.Bool("share-question") && (known || c.IsSet("share-question"))
+}
+
 // network opens this device's end of the links to its peers, whose rows come or stay as the exchange says. Nobody may
 // open one to it.
 func network(c *cli.Context, r party, x exchange, wire *wireRecord) (contacts []node.Contact, hangUp func(), err error) {
@@ -145,9 +162,13 @@ func network(c *cli.Context, r party, x exchange, wire *wireRecord) (contacts []
 	if err != nil {
 		return nil, nil, err
 	}
+	paired, err := knownPeers(c)
+	if err != nil {
+		return nil, nil, errors.Join(err, endpoint.Close())
+	}
 	for _, a := range r.addresses {
 		reach := peers{Endpoint: endpoint, called: func(transport.ID) string { return a.Name }}
-		contacts = append(contacts, node.Contact{Name: a.Name, Home: x.home != 0, Dial: func(ctx context.Context) (node.Link, error) {
+		contacts = append(contacts, node.Contact{Name: a.Name, Home: x.home != 0, ShareQuestion: sharesQuestion(c, paired, a.ID), Dial: func(ctx context.Context) (node.Link, error) {
 			return wire.tap(r.discovery.dial(ctx, reach, a))
 		}})
 	}

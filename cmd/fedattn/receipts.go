@@ -23,6 +23,7 @@ func receiptsCommand() *cli.Command {
 			"signed with this device's key and chained, so that --verify finds what was changed, taken out or put in.",
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "verify", Usage: "check signatures and chain; a line that does not hold is an error", DisableDefaultText: true},
+			&cli.BoolFlag{Name: "by-document", Usage: "sum up what went to whom of each document", DisableDefaultText: true},
 			&cli.BoolFlag{Name: "json", Usage: "one JSON object a line", DisableDefaultText: true},
 			configFlag(),
 		},
@@ -46,11 +47,16 @@ func runReceipts(c *cli.Context) error {
 	out := json.NewEncoder(c.App.Writer)
 	out.SetEscapeHTML(false)
 	broken, count := 0, 0
+	var given byDocument
 	err = receipt.Read(dir, device, func(e receipt.Entry) error {
 		count++
 		if e.Err != nil {
 			broken++
 			fmt.Fprintf(c.App.ErrWriter, "line %d: %v\n", e.Line, e.Err)
+			return nil
+		}
+		if c.Bool("by-document") {
+			given.add(e.Receipt)
 			return nil
 		}
 		if c.Bool("json") {
@@ -65,6 +71,9 @@ func runReceipts(c *cli.Context) error {
 		return nil
 	})
 	if err != nil {
+		return err
+	}
+	if err := given.print(c, out); err != nil {
 		return err
 	}
 	if rows.Length() > 0 {

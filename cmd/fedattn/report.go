@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/jedib0t/go-pretty/v6/table"
@@ -58,8 +59,15 @@ type peerJSON struct {
 	Bytes      int64        `json:"bytes"`
 	PrefillMS  float64      `json:"prefill_ms"`
 	TransferMS float64      `json:"transfer_ms"`
-	Via        []viaJSON    `json:"via,omitempty"` // lockstep: peers that its rows reached through this device
+	Sources    []sourceJSON `json:"sources,omitempty"` // of which documents its tokens are, in order, as it says
+	Asked      bool         `json:"asked,omitempty"`   // it was told the question
+	Via        []viaJSON    `json:"via,omitempty"`     // lockstep: peers that its rows reached through this device
 	Missing    *missingJSON `json:"missing,omitempty"`
+}
+
+type sourceJSON struct {
+	Document string `json:"document"` // empty: what stands around documents
+	Tokens   int    `json:"tokens"`
 }
 
 type viaJSON struct {
@@ -84,6 +92,7 @@ type reporter struct {
 	perLayer  bool            // JSON tells of each layer
 	power     *device.Reading // of this device, until the answer is over; nil: it does not tell
 
+	said  []string     // about passages
 	noted int          // notes that were written before the answer
 	told  map[int]bool // origins that were named as missing before it
 }
@@ -96,6 +105,7 @@ func (t *reporter) beforeAnswer(r node.Report, somebody bool) error {
 		fmt.Fprintf(t.err, "note: %s\n", note)
 	}
 	t.noted, t.told = len(r.Notes), map[int]bool{}
+	t.passages(r)
 	var why []string
 	for _, p := range r.Peers {
 		if p.Missing == nil || p.Missing.Phase == fedkv.PhasePrefill || p.Missing.Phase == fedkv.PhaseTransfer || p.Missing.Phase == fedkv.PhaseAnswer {
@@ -116,6 +126,33 @@ func (t *reporter) beforeAnswer(r node.Report, somebody bool) error {
 		return fmt.Errorf("none of the %d peers takes part: mend what is missing, or say --min-peers 0 to be answered from nothing", len(why))
 	}
 	return nil
+}
+
+// passages says who was told the question, and which documents the answer can rest on.
+func (t *reporter) passages(r node.Report) {
+	var asked, from []string
+	for _, p := range r.Peers {
+		name := t.name(p.Origin, p.Name)
+		if p.Asked {
+			asked = append(asked, name)
+		}
+		if p.Missing != nil {
+			continue
+		}
+		for i, s := range p.Sources {
+			if s.Name != "" && !slices.ContainsFunc(p.Sources[:i], func(before fedkv.Source) bool { return before.Name == s.Name }) {
+				from = append(from, fmt.Sprintf("[%s: %s]", name, s.Name))
+			}
+		}
+	}
+	if text := strings.Join(asked, ", "); text != "" && !slices.Contains(t.said, "asked "+text) {
+		t.said = append(t.said, "asked "+text)
+		fmt.Fprintf(t.err, "the question was told to %s, to choose passages by it (--share-question=false keeps it)\n", text)
+	}
+	if text := strings.Join(from, " "); text != "" && !slices.Contains(t.said, text) {
+		t.said = append(t.said, text)
+		fmt.Fprintf(t.err, "passages: %s\n", text)
+	}
 }
 
 // why is one line about a contributor that is missing.
@@ -190,6 +227,10 @@ func (t reporter) federation(r node.Report) federation {
 			j.ID = string(t.addresses[p.Origin].ID)
 		} else {
 			j.ID, j.Local = "", true
+		}
+		j.Asked = p.Asked
+		for _, s := range p.Sources {
+			j.Sources = append(j.Sources, sourceJSON{s.Name, s.Tokens})
 		}
 		for _, v := range p.Via {
 			j.Via = append(j.Via, viaJSON{v.Name, v.Bytes})

@@ -35,7 +35,7 @@ func serveCommand() *cli.Command {
 			"for Prometheus; / is a page for people. Beyond this machine a key is needed, from a file or FEDATTN_API_KEY. Requests\n" +
 			"are answered one after another; the rows of peers and documents stay between requests of one conversation.\n\n" +
 			scheduleHelp + "\n" + presetHelp,
-		Flags: slices.Concat(modelFlags(), []cli.Flag{contextFlag("hold at most `N` tokens of everything")}, exchangeFlags(), answerFlags(),
+		Flags: slices.Concat(modelFlags(), []cli.Flag{contextFlag("hold at most `N` tokens of everything")}, exchangeFlags(), []cli.Flag{shareQuestionFlag(false)}, answerFlags(),
 			[]cli.Flag{
 				&cli.StringFlag{Name: "http", Value: "127.0.0.1:8080", Usage: "TCP `ADDRESS` to listen on", EnvVars: []string{"FEDATTN_HTTP"}, Category: server},
 				&cli.StringFlag{Name: "api-key-file", Usage: "`FILE` with the key that clients have to know", EnvVars: []string{"FEDATTN_API_KEY_FILE"}, Category: server},
