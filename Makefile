@@ -286,6 +286,10 @@ cross-arm64: deps ## dist/fedattn-linux-arm64 and …-dotprod, compiled on this 
 test-arm64: build model cross-arm64 ## these under qemu: unit tests, verify, a session with this machine
 	@deploy/arm64/test.sh bin/fedattn $(MODEL)
 
+.PHONY: smoke-arm64
+smoke-arm64: deps ## rows are the same bits on arm64, under qemu: what CI affords of test-arm64
+	@deploy/arm64/smoke.sh
+
 .PHONY: deploy-check
 deploy-check: tools ## Dockerfiles, compose.yaml, manifests and the systemd unit, as the programs that use them read them
 	@cd deploy/check && go vet . && go test . && go run . ../../Dockerfile ../../Dockerfile.jetson ../compose.yaml ../k3s/*.yaml

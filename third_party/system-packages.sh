@@ -3,6 +3,7 @@
 #
 #   system-packages.sh TOOL...      cxx cmake ninja patch python3 pip ccache ca-certificates
 #                                   cxx-TRIPLET: a compiler for another machine, as in cxx-aarch64-linux-gnu
+#                                   qemu-aarch64: runs programs for arm64, under this name or with -static behind it
 #                                   others by the name that command and package share
 #
 # As root on a Debian-like system missing ones are installed. Anywhere else the command to install them is printed and
@@ -13,6 +14,7 @@ present() {
 	case $1 in
 	cxx) command -v "${CC:-gcc}" >/dev/null && command -v "${CXX:-g++}" >/dev/null && command -v ar >/dev/null ;;
 	cxx-*) command -v "${1#cxx-}-g++" >/dev/null ;;
+	qemu-aarch64) command -v qemu-aarch64-static >/dev/null || command -v qemu-aarch64 >/dev/null ;;
 	ca-certificates) [[ -f /etc/ssl/certs/ca-certificates.crt ]] ;;
 	# ensurepip's remains do not count: only a pip that starts
 	pip) python3 -m pip --version >/dev/null 2>&1 || pip3 --version >/dev/null 2>&1 ;;
@@ -27,6 +29,7 @@ package() {
 	cxx-*) echo "g++-$(tr _ - <<<"${1#cxx-}")" ;;
 	ninja) echo ninja-build ;;
 	pip) echo python3-pip ;;
+	qemu-aarch64) echo qemu-user-static ;;
 	*) echo "$1" ;;
 	esac
 }

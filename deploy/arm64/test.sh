@@ -20,11 +20,12 @@ fail() {
 	exit 1
 }
 
-third_party/system-packages.sh qemu-aarch64-static python3
+third_party/system-packages.sh qemu-aarch64 python3
+qemu=$(command -v qemu-aarch64-static || command -v qemu-aarch64)
 export QEMU_LD_PREFIX=/usr/aarch64-linux-gnu
 # a Raspberry Pi 4 and a Raspberry Pi 5
-pi4=(qemu-aarch64-static -cpu cortex-a72 "$baseline")
-pi5=(qemu-aarch64-static -cpu cortex-a76 "$dotprod")
+pi4=("$qemu" -cpu cortex-a72 "$baseline")
+pi5=("$qemu" -cpu cortex-a76 "$dotprod")
 
 work=$(mktemp -d)
 node=
@@ -36,7 +37,7 @@ cleanup() {
 trap cleanup EXIT
 
 say 'unit tests of packages without C, on a Cortex-A72'
-QEMU_CPU=cortex-a72 GOARCH=arm64 CGO_ENABLED=0 go test -short -exec qemu-aarch64-static -timeout 20m \
+QEMU_CPU=cortex-a72 GOARCH=arm64 CGO_ENABLED=0 go test -short -exec "$qemu" -timeout 20m \
 	./fedkv ./fedkv/measure ./fedkv/profile ./fedkv/node/device ./fedkv/node/status ./models/gguf
 
 cut=(--text "$text" --tokens 96 --prefix-tokens 8 --publisher-tokens 24 --participants 2)

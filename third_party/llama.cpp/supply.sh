@@ -7,7 +7,9 @@
 #   supply.sh build         build the static libraries into build/ (does fetch and patch first)
 #   supply.sh shared        build shared libraries, and with them a CPU backend for every generation of processors, from
 #                           which the running program takes the best, into build-shared/
-#   supply.sh test-archs    build our tests (all of llama.cpp's architectures, the arithmetic of rows) as well, to build/bin/
+#   supply.sh test-archs    build our tests (all of llama.cpp's architectures, the arithmetic of rows, calls) as well, to
+#                           build/bin/
+#   supply.sh codec         build the second of these tests only, and of llama.cpp what that needs
 #   supply.sh leaks         build what LeakSanitizer watches as well, to build/bin/
 #   supply.sh asan          build the library, but for the graphs of architectures and libcommon, and tests with
 #                           AddressSanitizer and UndefinedBehaviorSanitizer, to build-asan/bin/
@@ -193,7 +195,7 @@ merge() (
 	mv $out.tmp $out
 )
 
-build() {
+configure_build() {
 	fetch
 	apply "$src"
 	local march=()
@@ -201,6 +203,10 @@ build() {
 		march=(-DGGML_NATIVE=OFF -DGGML_CPU_ARM_ARCH="$LLAMA_MARCH")
 	fi
 	configure "$build" -DLLAMA_BUILD_TESTS=OFF -DGGML_OPENMP=OFF "${march[@]}"
+}
+
+build() {
+	configure_build
 	compile "$build" llama llama-common "$@"
 	merge
 	if [[ $build != "$here/build" ]]; then
@@ -251,7 +257,8 @@ patch) fetch && apply "$src" ;;
 patch-check) patch_check ;;
 build) build ;;
 shared) build_shared ;;
-test-archs) build test-archs test-codec ;;
+test-archs) build test-archs test-codec test-calls ;;
+codec) configure_build && compile "$build" test-codec ;;
 leaks) build test-leaks ;;
 asan) build_asan ;;
 bench) build llama-bench ;;

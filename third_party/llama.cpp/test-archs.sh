@@ -32,6 +32,7 @@ trap 'rm -rf "$work"' EXIT
 }
 diff -u --label 'in memory' "$work/matrix" --label 'on a device' "$work/device"
 printf 'the same with all layers and caches on a device whose memory is not the program'"'"'s: %s variants\n' "$(wc -l <"$work/log")"
+"$here/build/bin/test-calls" -d -n 2000
 
 # the document with the matrix between its two marks
 awk -v begin="$begin" -v end="$end" -v matrix="$work/matrix" '

@@ -38,8 +38,11 @@ add_executable(test-archs EXCLUDE_FROM_ALL ${LLAMA_FED_DIR}/../tests/test-archs.
 target_include_directories(test-archs PRIVATE ${LLAMA_FED_ARCHS_INCLUDE})
 target_link_libraries(test-archs PRIVATE llama llama-common)
 
-add_executable(test-codec EXCLUDE_FROM_ALL ${LLAMA_FED_DIR}/../tests/test-codec.cpp)
-target_link_libraries(test-codec PRIVATE llama)
+# of all libraries it needs the smallest only, so that it is cheap to compile for another processor
+add_executable(test-codec EXCLUDE_FROM_ALL ${LLAMA_FED_DIR}/../tests/test-codec.cpp ${LLAMA_FED_DIR}/llama-fed-codec.cpp
+    ${LLAMA_FED_DIR}/llama-fed-codec-avx2.cpp)
+target_include_directories(test-codec PRIVATE ${LLAMA_FED_DIR})
+target_link_libraries(test-codec PRIVATE ggml-base)
 
 # LeakSanitizer replaces malloc in the program that it is linked to; the libraries stay as they are.
 add_executable(test-leaks EXCLUDE_FROM_ALL ${LLAMA_FED_DIR}/../tests/test-leaks.cpp ${LLAMA_FED_DIR}/../tests/oracle.cpp)
@@ -50,14 +53,6 @@ target_link_options(test-leaks PRIVATE -fsanitize=leak)
 add_executable(test-calls EXCLUDE_FROM_ALL ${LLAMA_FED_DIR}/../tests/test-calls.cpp ${LLAMA_FED_ARCHS})
 target_include_directories(test-calls PRIVATE ${LLAMA_FED_ARCHS_INCLUDE})
 target_link_libraries(test-calls PRIVATE llama llama-common)
-
-# The device of these tests as a backend that any program loads with GGML_BACKEND_PATH.
-if (GGML_BACKEND_DL)
-    add_library(ggml-far MODULE EXCLUDE_FROM_ALL ${LLAMA_FED_DIR}/../tests/far-device.cpp)
-    target_include_directories(ggml-far PRIVATE ${CMAKE_SOURCE_DIR}/ggml/src)
-    target_compile_definitions(ggml-far PRIVATE GGML_BACKEND_DL GGML_BACKEND_BUILD GGML_BACKEND_SHARED)
-    target_link_libraries(ggml-far PRIVATE ggml)
-endif()
 
 # Address and undefined-behaviour sanitizers for our own files and tests, for what llama.cpp has between its API and the
 # graph, memory above all, and for ggml-base. Left out are ggml's kernels, the graphs of 130 architectures, vocabularies and

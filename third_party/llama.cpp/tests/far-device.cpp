@@ -301,9 +301,6 @@ ggml_backend_reg_t far_reg() {
 
 } // namespace
 
-// out of tree, by the variable GGML_BACKEND_PATH
-GGML_BACKEND_DL_IMPL(far_reg)
-
 ggml_backend_dev_t far_device() {
     return reg_device(far_reg(), 0);
 }

@@ -8,7 +8,7 @@
 
 #include <cstddef>
 
-// The device; its reg is known to ggml from the first call on. It computes on the CPU, with one thread.
+// The device, for llama_model_params.devices. It computes on the CPU, with one thread.
 ggml_backend_dev_t far_device();
 
 // What happened on the device since the program began.

@@ -3,7 +3,9 @@
 // follows from that alone; a call that is refused must leave every row as it was. Buffers are exactly as long as the
 // library is told, so that under AddressSanitizer (test-asan.sh) a byte too far is a report.
 //
-//   test-calls [-n CALLS] [-s SEED] [-p PLANT]
+//   test-calls [-d] [-n CALLS] [-s SEED] [-p PLANT]
+//
+// With -d all layers and caches are on a device whose memory is not this program's (far-device.h).
 //
 // PLANT is a mistake that a sanitizer has to find, to show that it looks: write or read one byte beyond a buffer inside the
 // library, use what was freed, or overflow a signed number.
@@ -1126,12 +1128,13 @@ int main(int argc, char ** argv) {
     uint64_t    n    = 10000;
     uint64_t    seed = 1;
     std::string plant;
-    for (int opt; (opt = getopt(argc, argv, "n:s:p:")) != -1;) {
+    for (int opt; (opt = getopt(argc, argv, "dn:s:p:")) != -1;) {
         switch (opt) {
+            case 'd': device = far_device(); break;
             case 'n': n = strtoull(optarg, nullptr, 10); break;
             case 's': seed = strtoull(optarg, nullptr, 10); break;
             case 'p': plant = optarg; break;
-            default:  fprintf(stderr, "usage: %s [-n CALLS] [-s SEED] [-p PLANT]\n", argv[0]); return 2;
+            default:  fprintf(stderr, "usage: %s [-d] [-n CALLS] [-s SEED] [-p PLANT]\n", argv[0]); return 2;
         }
     }
     seed_used = seed;
@@ -1164,5 +1167,11 @@ int main(int argc, char ** argv) {
     }
     printf("test-calls: %llu calls on %zu models, %llu of them refused as they had to be, seed %llu\n",
            (unsigned long long) n_calls, subjects.size(), (unsigned long long) n_refused, (unsigned long long) seed);
+    if (device) {
+        const far_counts counts = far_counted();
+        printf("test-calls: %zu nodes on the device, %zu reads and %zu writes of its caches\n", counts.nodes,
+               counts.rows_read, counts.rows_written);
+        return counts.nodes == 0 || counts.rows_read == 0 || counts.rows_written == 0;
+    }
     return 0;
 }
