@@ -215,6 +215,7 @@ bench_over = -m $(MODEL) -t $(or $(THREADS),1) -r $(or $(REPS),5) -fp $(or $(LEN
 .PHONY: bench
 bench: build model ## prompts and answers on one device and over PEERS=1 more: RESULTS=results/date-host-commit
 	@bin/fedattn bench $(call bench_over,512$(comma)2048,loopback$(comma)100mbit/2ms) --schedule gather --schedule lockstep --schedule home
+	@go run ./cmd/figures -bench $(RESULTS)
 
 rpc = third_party/llama.cpp/build-rpc/bin
 .PHONY: bench-peers
@@ -222,6 +223,7 @@ bench-peers: build model ## the same beside llama.cpp on one device and llama.cp
 	@third_party/llama.cpp/supply.sh rpc
 	@bin/fedattn bench -p 0 -n 0 $(call bench_over,512-8192*2,loopback$(comma)1gbit/0.3ms$(comma)100mbit/2ms$(comma)20mbit/10ms) \
 		--schedule gather --schedule lockstep --llama-bench $(rpc)/llama-bench --rpc-server $(rpc)/ggml-rpc-server
+	@go run ./cmd/figures -bench $(RESULTS)
 
 .PHONY: test-go-llama
 test-go-llama: lib model ## go-llama.cpp's own suite, unmodified

@@ -280,7 +280,7 @@ func benchThreads(c *cli.Context, r benchRun, path string, threads int, cores be
 		return nil, "", err
 	}
 	cfg := bench.Config{
-		Matrix: matrix, Engine: engine, Reps: c.Int("repetitions"), NoWarmUp: c.Bool("no-warmup"), Pause: c.Duration("delay"),
+		Matrix: matrix, Engine: engine, Size: modelSize(engine), Reps: c.Int("repetitions"), NoWarmUp: c.Bool("no-warmup"), Pause: c.Duration("delay"),
 		Subject: bench.Subject{
 			Build: llama.Commit(), CPU: bench.CPUName(), ModelFile: path, ModelType: engine.Description(), ModelSize: engine.Size(),
 			Parameters: engine.Parameters(), Threads: threads, Batch: c.Int("batch-size"), MicroBatch: c.Int("ubatch-size"),

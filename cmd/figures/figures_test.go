@@ -226,3 +226,44 @@ func TestInversionFigure(t *testing.T) {
 		t.Errorf("points are\n%s, expected\n%s", figures[0].csv(), want)
 	}
 }
+
+// What fedattn bench left becomes figures for each link; what is not of a figure's kind is not in it.
+func TestBenchFigures(t *testing.T) {
+	figures, err := benchFigures("raw.jsonl", []byte(`
+{"program":"llama.cpp","n_prompt":2048,"n_gen":0,"n_depth":0,"n_nodes":null,"ttft_ms":8000,"speedup":null}
+{"program":"llama.cpp","n_prompt":512,"n_gen":0,"n_depth":0,"n_nodes":null,"ttft_ms":2000,"speedup":null}
+{"program":"llama.cpp","n_prompt":0,"n_gen":32,"n_depth":2048,"n_nodes":null,"ttft_ms":null,"speedup":null}
+{"program":"fedattn","n_prompt":2048,"n_gen":0,"n_depth":0,"n_nodes":2,"schedule":"gather","kept":"cold","link":"100mbit/2ms","ttft_ms":4000,"speedup":2}
+{"program":"fedattn","n_prompt":0,"n_gen":32,"n_depth":2048,"n_nodes":2,"schedule":"gather","kept":null,"link":"100mbit/2ms","ttft_ms":null,"speedup":0.98}
+{"program":"llama.cpp RPC","n_prompt":2048,"n_gen":0,"n_depth":0,"n_nodes":2,"link":"loopback","ttft_ms":6000,"speedup":1.3}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for _, f := range figures {
+		if _, err := f.svg(); err != nil {
+			t.Errorf("%s: %v", f.name, err)
+		}
+		for _, s := range f.series {
+			for _, p := range s.points {
+				got[f.name] += fmt.Sprintf("%s %g %g; ", s.name, p.x, p.y)
+			}
+		}
+	}
+	for name, want := range map[string]string{
+		"ttft-100mbit-2ms":   "one device 512 2; one device 2048 8; gather, N=2, cold 2048 4; ",
+		"prompt-100mbit-2ms": "gather, N=2, cold 2048 2; ",
+		"answer-100mbit-2ms": "gather, N=2 2048 0.98; ",
+		"ttft-loopback":      "one device 512 2; one device 2048 8; llama.cpp RPC, N=2 2048 6; ",
+		"prompt-loopback":    "llama.cpp RPC, N=2 2048 1.3; ",
+	} {
+		if got[name] != want {
+			t.Errorf("%s has %q, want %q", name, got[name], want)
+		}
+		delete(got, name)
+	}
+	if len(got) > 0 {
+		t.Errorf("and there is %v", got)
+	}
+}

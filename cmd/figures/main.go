@@ -2,7 +2,8 @@
 // it as CSV, and of the profiles that come with the program how much each layer matters. The same data give the same
 // bytes.
 //
-//	figures [FOLDER]    docs/figures by default
+//	figures [FOLDER]          docs/figures by default
+//	figures -bench FOLDER     what fedattn bench --results left in a folder, into that folder
 //
 // What it reads is what fedattn writes: quality.jsonl and intervals.jsonl by `eval --format jsonl`, errors.jsonl by
 // `analyze --format jsonl`, inversion.jsonl by `audit --format jsonl`, the profiles by `calibrate`. Data that are not there
@@ -23,10 +24,14 @@ var profiles = filepath.Join("fedkv", "profile", "calibrated")
 
 func main() {
 	folder := filepath.Join("docs", "figures")
-	if len(os.Args) > 1 {
-		folder = os.Args[1]
+	draw := run
+	switch args := os.Args[1:]; {
+	case len(args) == 2 && args[0] == "-bench":
+		draw, folder = drawBench, args[1]
+	case len(args) > 0:
+		folder = args[0]
 	}
-	if err := run(folder); err != nil {
+	if err := draw(folder); err != nil {
 		fmt.Fprintf(os.Stderr, "figures: %v\n", err)
 		os.Exit(1)
 	}

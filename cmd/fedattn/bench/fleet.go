@@ -128,6 +128,8 @@ func (t *tail) String() string {
 type fleet struct {
 	nodes     []string // ID@HOST:PORT of the contributors
 	tokens    int      // of the prompt; 0: what others hold, not known yet
+	parts     []int    // of the documents, this device's last; nil: not known
+	frame     struct{ prefix, own int }
 	beside    *node.Contact
 	processes []*process
 	proxies   map[string][]string // by link, the contributors' addresses behind it
@@ -144,7 +146,8 @@ func (b *Bench) startFleet(ctx context.Context, devices, prompt int) (*fleet, er
 	if err != nil {
 		return nil, err
 	}
-	f := &fleet{tokens: p.tokens, proxies: map[string][]string{}}
+	f := &fleet{tokens: p.tokens, parts: p.shares, proxies: map[string][]string{}}
+	f.frame.prefix, f.frame.own = len(frame.prefix), len(frame.own)
 	for i, d := range p.documents[:devices-1] {
 		if err := f.startNode(ctx, b, i+1, d); err != nil {
 			f.close()

@@ -129,6 +129,9 @@ func markdown(out *sink, rows []*Row) {
 		}
 		out.printf("x one device: median of %d ratios to the same tokens on one device in the same turn (%s)\n", n, what)
 	}
+	if shares := predictionErrors(rows); len(shares) > 0 {
+		out.printf("predicted: median error %.1f %% of %d tests\n", 100*measure.Median(shares), len(shares))
+	}
 }
 
 func (c column) size() int { return max(c.width, -c.width) }

@@ -60,6 +60,7 @@ func documentOf(e node.Engine, device string, tokens int) (node.Document, int, e
 // parts are a prompt's tokens, device by device.
 type parts struct {
 	documents []node.Document // the asking device's comes last
+	shares    []int           // their tokens
 	tokens    int             // of everything, prefix and question included
 }
 
@@ -75,7 +76,7 @@ func divide(e node.Engine, prompt, devices, frame int) (p parts, err error) {
 		}
 		left -= n
 		p.tokens += n
-		p.documents = append(p.documents, d)
+		p.documents, p.shares = append(p.documents, d), append(p.shares, n)
 	}
 	return p, nil
 }

@@ -31,6 +31,7 @@ type Config struct {
 	Matrix
 	Subject
 	Engine   Engine
+	Size     fedkv.ModelSize // of its model, for predictions
 	Reps     int
 	NoWarmUp bool
 	Pause    time.Duration // before each run
@@ -83,8 +84,9 @@ type Bench struct {
 	fleets  map[fleetKey]*fleet
 	servers map[int]*servers
 
-	rows  []*Row
-	steps []step
+	sessions []session
+	rows     []*Row
+	steps    []step
 }
 
 type fleetKey struct{ devices, prompt int }
@@ -121,7 +123,7 @@ func (b *Bench) prepare(ctx context.Context) (err error) {
 	if len(b.steps) == 0 {
 		return errors.New("there is nothing to measure: all numbers of tokens are 0")
 	}
-	return nil
+	return b.predict(ctx)
 }
 
 // plan makes the steps: tests on one device first, then the federated ones, with programs beside.
@@ -142,6 +144,7 @@ func (b *Bench) plan(ctx context.Context) error {
 			return err
 		}
 	}
+	b.sessions = sessions
 	single := b.cfg.single()
 	var wanted []Test // on one device, by whichever program is the reference
 	for _, s := range sessions {
@@ -378,7 +381,7 @@ func (b *Bench) warmUp(ctx context.Context) error {
 		}
 	}
 	done := map[fleetKey]bool{}
-	for _, s := range b.cfg.sessions() {
+	for _, s := range b.sessions {
 		key := fleetKey{s.nodes, s.prompt}
 		f := b.fleets[key]
 		if f == nil || done[key] {
