@@ -1,11 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -235,6 +237,10 @@ func runBench(c *cli.Context) (err error) {
 	}
 	defer endpoint.Close()
 	var rows []*bench.Row
+	keep := func(more []*bench.Row, power string) error { // after each turn: a measurement takes long, and may be ended
+		here.Power = power
+		return keepBench(c, slices.Concat(rows, more), here)
+	}
 	for _, threads := range r.threads {
 		var cores bench.Cores
 		if !c.Bool("no-pin") && len(r.peers) == 0 {
@@ -244,40 +250,41 @@ func runBench(c *cli.Context) (err error) {
 			}
 		}
 		here.Cores = cores
-		more, power, failed := benchThreads(c, r, path, threads, cores, endpoint, identity)
-		rows = append(rows, more...)
-		if here.Power = power; failed != nil {
-			err = failed
+		var more []*bench.Row
+		more, err = benchThreads(c, r, path, threads, cores, endpoint, identity, keep)
+		if rows = append(rows, more...); err != nil {
 			break
 		}
 	}
 	if len(rows) == 0 {
 		return err
 	}
-	return errors.Join(err, writeBench(c, rows, here))
+	return errors.Join(err, writeBench(c, rows))
 }
 
-// benchThreads measures everything with so many threads on each device.
-func benchThreads(c *cli.Context, r benchRun, path string, threads int, cores bench.Cores, endpoint *transport.Endpoint, identity transport.Identity) ([]*bench.Row, string, error) {
+// benchThreads measures everything with so many threads on each device; keep has what was measured so far, and by which
+// power sensor, after each turn.
+func benchThreads(c *cli.Context, r benchRun, path string, threads int, cores bench.Cores, endpoint *transport.Endpoint,
+	identity transport.Identity, keep func(rows []*bench.Row, power string) error) ([]*bench.Row, error) {
 	if cores != nil { // before the model's threads begin
 		if err := bench.Pin(cores[0]); err != nil {
-			return nil, "", err
+			return nil, err
 		}
 	}
 	engine, err := loadWith(c.Context, path, llama.ModelParams{Threads: threads, GPULayers: c.Int("gpu-layers"), MLock: c.Bool("mlock")})
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	defer engine.Close()
 	if _, err := engine.Canary(); err != nil {
-		return nil, "", fmt.Errorf("%s: %s", filepath.Base(path), engineText(err))
+		return nil, fmt.Errorf("%s: %s", filepath.Base(path), engineText(err))
 	}
 	matrix := r.Matrix
 	if matrix.Exchanges, err = benchExchanges(c, engine); err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	if err := fitsTraining(matrix, engine.ContextTrain()); err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	cfg := bench.Config{
 		Matrix: matrix, Engine: engine, Size: modelSize(engine), Reps: c.Int("repetitions"), NoWarmUp: c.Bool("no-warmup"), Pause: c.Duration("delay"),
@@ -300,13 +307,14 @@ func benchThreads(c *cli.Context, r benchRun, path string, threads int, cores be
 	if c.Bool("progress") {
 		cfg.Say = func(text string) { fmt.Fprintf(c.App.ErrWriter, "%s\n", text) }
 	}
-	b, err := bench.New(c.Context, cfg)
+	var b *bench.Bench
+	cfg.AfterTurn = func(rows []*bench.Row) error { return keep(rows, b.PowerSensor()) }
+	b, err = bench.New(c.Context, cfg)
 	if err != nil {
-		return nil, "", errors.New(engineText(err))
+		return nil, errors.New(engineText(err))
 	}
 	defer b.Close()
-	rows, err := b.Run(c.Context)
-	return rows, b.PowerSensor(), err
+	return b.Run(c.Context)
 }
 
 // fitsTraining refuses prompts that are longer than what the model was trained for.
@@ -373,18 +381,20 @@ func benchNode(p bench.NodeProcess, model string, threads, gpuLayers, trained in
 	return &exec.Cmd{Path: self, Args: args, Env: slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, variablePrefix) })}
 }
 
-// writeBench prints the rows, and keeps them with what they were measured on.
-func writeBench(c *cli.Context, rows []*bench.Row, here bench.Environment) error {
+// writeBench prints the rows.
+func writeBench(c *cli.Context, rows []*bench.Row) error {
 	if format := c.String("output-err"); format != "" && format != "none" {
 		if err := bench.Write(c.App.ErrWriter, format, rows); err != nil {
 			return err
 		}
 	}
-	if err := bench.Write(c.App.Writer, c.String("output"), rows); err != nil {
-		return err
-	}
+	return bench.Write(c.App.Writer, c.String("output"), rows)
+}
+
+// keepBench writes the rows, and what they were measured on, to the folder that --results names.
+func keepBench(c *cli.Context, rows []*bench.Row, here bench.Environment) error {
 	folder := c.String("results")
-	if folder == "" {
+	if folder == "" || len(rows) == 0 {
 		return nil
 	}
 	here.Version, here.Memory = version, models.Total()
@@ -397,15 +407,19 @@ func writeBench(c *cli.Context, rows []*bench.Row, here bench.Environment) error
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		return fmt.Errorf("%w; give another folder with --results", err)
 	}
+	files := map[string][]byte{"env.json": append(env, '\n')}
 	for name, format := range map[string]string{"raw.jsonl": "jsonl", "table.md": "md"} {
-		var text strings.Builder
-		err := bench.Write(&text, format, rows)
-		if err == nil {
-			err = os.WriteFile(filepath.Join(folder, name), []byte(text.String()), 0o644)
+		var text bytes.Buffer
+		if err := bench.Write(&text, format, rows); err != nil {
+			return err
 		}
+		files[name] = text.Bytes()
+	}
+	for name, content := range files {
+		err := writeWhole(filepath.Join(folder, name), func(w io.Writer) error { _, err := w.Write(content); return err })
 		if err != nil {
 			return err
 		}
 	}
-	return os.WriteFile(filepath.Join(folder, "env.json"), append(env, '\n'), 0o644)
+	return nil
 }

@@ -56,6 +56,8 @@ type Config struct {
 	LlamaBench, RPCServer string
 
 	Context int // positions that a session may have; 0: as many as the tests need
+	// AfterTurn sees all rows with what whole turns measured so far. It may be nil; its error ends the measurement.
+	AfterTurn func([]*Row) error
 	// Say is told what runs. It may be nil.
 	Say func(text string)
 }
@@ -352,6 +354,13 @@ func (b *Bench) turns(ctx context.Context) error {
 				}
 				r.Samples = append(r.Samples, samples[i])
 			}
+		}
+		if b.cfg.AfterTurn == nil {
+			continue
+		}
+		compare(b.rows)
+		if err := b.cfg.AfterTurn(b.rows); err != nil {
+			return err
 		}
 	}
 	return nil
