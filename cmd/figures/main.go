@@ -60,6 +60,7 @@ var sources = []struct {
 	{"quality.jsonl", false, qualityFigures},
 	{"intervals.jsonl", false, intervalFigures},
 	{"errors.jsonl", false, errorFigures},
+	{"bench.jsonl", false, benchFigures},
 	{"inversion.jsonl", false, inversionFigures},
 	{"*.json", true, importanceFigures},
 }

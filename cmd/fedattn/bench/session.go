@@ -102,8 +102,9 @@ func (b *Bench) ask(ctx context.Context, f *fleet, s session, number, question i
 		return first, nil, f.gone(err)
 	}
 	defer func() { err = errors.Join(err, session.Close()) }()
-	if r := session.Report(); r.Present() < len(q.Contacts) {
-		return first, nil, f.gone(fmt.Errorf("of %d devices %d took part", len(q.Contacts)+1, r.Present()+1))
+	evaluated := session.Report()
+	if n := evaluated.Present(); n < len(q.Contacts) {
+		return first, nil, f.gone(fmt.Errorf("of %d devices %d took part", len(q.Contacts)+1, n+1))
 	}
 	var times []time.Time // of the answer's tokens
 	var drawn []float64   // energy until then
@@ -126,9 +127,7 @@ func (b *Bench) ask(ctx context.Context, f *fleet, s session, number, question i
 		}
 	}
 	first.Joules = drawn[0] - before
-	if len(generates) == 0 { // rounds of the answer are not the prompt's
-		first.Bytes += r.Home.Sent + r.Home.Received
-	}
+	first.Bytes += evaluated.Home.Sent + evaluated.Home.Received // rounds of the answer are not the prompt's
 	for _, n := range generates {
 		answers = append(answers, Sample{Tokens: n, Took: times[n].Sub(times[0]), Joules: drawn[n] - drawn[0]})
 	}
