@@ -53,6 +53,10 @@ SHELL_FILES = .ci/run $(call own,*.sh)
 help: ## list the targets
 	@awk -F ':.*## ' '/^##@/ { print substr($$0, 5) ":" } /^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
+.PHONY: demo-docs
+demo-docs: build model ## a day in the life: three nodes with folders, eight questions, a document withdrawn in mid-conversation
+	@demo/docs.sh bin/fedattn $(MODEL)
+
 .PHONY: demo
 demo: build model ## three nodes with three private texts answer one question
 	@demo/run.sh bin/fedattn $(MODEL)

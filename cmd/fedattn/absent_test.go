@@ -85,9 +85,15 @@ func TestTextsStayWhereTheyAre(t *testing.T) {
 			return w.write(name, []byte("It is "+texts[len(texts)-1]+"."))
 		}
 		flags := []string{"node", "--model", model, "--threads", "1", "--context", "2000", "--name", "garden", "--config", "garden", "--listen", "127.0.0.1:0"}
-		for n := range perNode {
-			flags = append(flags, "--doc", doc(fmt.Sprintf("text%d.txt", n)))
+		// half of them by name, half in a folder
+		if err := os.MkdirAll(w.path("folder/deep"), 0o700); err != nil {
+			t.Fatal(err)
 		}
+		for n := range perNode / 2 {
+			flags = append(flags, "--doc", doc(fmt.Sprintf("text%d.txt", n)))
+			doc(fmt.Sprintf("folder/deep/text%d.txt", n))
+		}
+		flags = append(flags, "--docs", w.path("folder"))
 		// whoever wants a core of it has set everything for that
 		limit := syscall.Rlimit{}
 		if err := syscall.Getrlimit(syscall.RLIMIT_CORE, &limit); err == nil {
