@@ -107,7 +107,7 @@ answer=$(sed -n 's/.*"content":\("\([^"\\]\|\\.\)*"\).*/\1/p' "$work/turn1")
 turn "{\"messages\":[$first,{\"role\":\"assistant\",\"content\":$answer},{\"role\":\"user\",\"content\":\"And the spare key of the shed?\"}]}" >"$work/turn2" ||
 	fail 'no second answer'
 grep -qF 'took its rows back' "$work/turn2" || fail 'nobody said that rows were taken back'
-grep -o 'workshop took its rows back[^"]*' "$work/turn2" | head -n 1
+grep -o -m 1 'workshop took its rows back[^"]*' "$work/turn2"
 say 'What the workshop gave away, by document'
 "$fedattn" receipts --by-document --config "$work/workshop"
 "$fedattn" receipts --by-document --json --config "$work/workshop" | grep -F '"document":"handbook-of-the-tractor"' >"$work/over" ||

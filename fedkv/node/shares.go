@@ -99,10 +99,9 @@ func (c *Conversation) takeBack() error {
 		if !ok {
 			continue
 		}
-		name := s.contact.Name
-		if name == "" {
-			name = "a contributor"
-		}
+		s.gathering.x.mu.Lock()
+		name := s.gathering.names[s.origin]
+		s.gathering.x.mu.Unlock()
 		if c.chat.Schedules.Regime() == fedkv.Lockstep {
 			c.note(func(r *Report) {
 				r.Notes = append(r.Notes, fmt.Sprintf("%s asks to forget its rows (%s), which lockstep cannot: begin anew", name, why))
