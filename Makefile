@@ -199,6 +199,10 @@ test-home: lib model ## N=50 prompts: what is said with rows that stay home is w
 bench-warm: lib model ## a second question on three documents of 512 tokens against a first one, PAIRS=3 times
 	@FEDATTN_WARM=$(PAIRS) FEDATTN_TEST_MODEL=$(abspath $(MODEL)) go test -count 1 -timeout 1h -run '^TestWarm$$' -v ./cmd/fedattn
 
+.PHONY: bench-cost
+bench-cost: lib model ## what fedattn plan predicts against what real processes take: 36 sessions, predicted and simulated, minutes
+	@FEDATTN_COST=$(or $(N),36) FEDATTN_TEST_MODEL=$(abspath $(MODEL)) go test -count 1 -timeout 30m -run '^TestCost$$' -v ./cmd/fedattn | grep -vE '^(=== |ok)'
+
 WIRE_PAIRS ?= 20
 .PHONY: bench-wire
 bench-wire: ## blocks over QUIC on loopback against bare quic-go streams, in pairs
@@ -268,6 +272,10 @@ audit: build model ## what a peer with the same model reads out of rows: docs/fi
 	@$(audit) --tokens 48 --layers 0-2,8,15,22,29 >docs/figures/data/inversion.jsonl
 	@$(audit) --tokens 48 --layers 1,8 --wire q4_0+c+h/q4_0+h --rows random=0.5 --rows private=0.33 | grep -v guess >>docs/figures/data/inversion.jsonl
 	@go run ./cmd/figures
+
+.PHONY: simulate
+simulate: ## sessions of up to 1,024 participants in virtual time, into docs/figures/data; make figures draws them
+	@CGO_ENABLED=0 go run ./cmd/simulate >docs/figures/data/simulation.jsonl
 
 .PHONY: figures
 figures: ## docs/figures from the measurements in docs/figures/data; the same data give the same bytes

@@ -61,20 +61,20 @@ type Part struct {
 	Memory   Memory
 }
 
-// What a session costs besides arithmetic and bytes, in seconds, as measured on loopback: keys and messages of a new
-// link, the messages of a session, and a round of queries.
+// What a session costs besides arithmetic and bytes, in seconds, about as on loopback: keys and messages of a new link, the
+// messages of a session, a round of queries, and choosing a token.
 const (
-	connectWork = 0.006
-	sessionWork = 0.004
-	roundWork   = 60e-6
-	sampleWork  = 0.001
+	ConnectWork = 0.006
+	SessionWork = 0.004
+	RoundWork   = 60e-6
+	SampleWork  = 0.001
 )
 
 // connectTrips are the round trips before a device says Ready: QUIC's handshake, Hello, Plan.
 const connectTrips = 3
 
-// keysPart is how much of a layer's evaluation comes before its K and V rows are there.
-const keysPart = 0.15
+// KeysPart is how much of a layer's evaluation comes before its K and V rows are there.
+const KeysPart = 0.15
 
 // Cost predicts a session. It fails for a case that could not be a session.
 func (c Case) Cost() (Cost, error) {
@@ -150,7 +150,7 @@ func (f *forecast) run() {
 	} else {
 		end = f.evaluate(f.gather(begin))
 	}
-	end += sampleWork
+	end += SampleWork
 	f.cost.TTFT = seconds(end)
 	step := f.step(f.Answer / 2)
 	f.cost.TokensPerSecond = 1 / step
@@ -171,9 +171,9 @@ func (f *forecast) run() {
 
 // setup is when each participant may begin.
 func (f *forecast) setup() (begin []float64) {
-	trips, work := float64(connectTrips), connectWork+sessionWork
+	trips, work := float64(connectTrips), ConnectWork+SessionWork
 	if f.Connected {
-		trips, work = 1, sessionWork
+		trips, work = 1, SessionWork
 	}
 	ready := 0.0
 	for i, p := range f.Participants {

@@ -80,7 +80,7 @@ func (f *forecast) contribute(i int, at float64) (parcels []parcelOf, computed f
 	for done := 0; done < p.Tokens; done += f.MicroBatch {
 		n := min(f.MicroBatch, p.Tokens-done)
 		for l, shape := range f.Shape.Layers {
-			whole := p.Speed.layer(shape, f.layers, f.Prefix+done, n)
+			whole := p.Speed.Layer(shape, f.layers, f.Prefix+done, n)
 			if f.stays(i) {
 				at += whole
 				continue
@@ -91,16 +91,16 @@ func (f *forecast) contribute(i int, at float64) (parcels []parcelOf, computed f
 			if p.Kept {
 				whole = 0
 			}
-			at += keysPart * whole
+			at += KeysPart * whole
 			if from := max(done, shape.FirstRow(own, reach)); sends.Sync(l) && from < done+n {
 				rows := done + n - from
 				if !p.Kept {
-					at += p.Speed.take(float64(rows) * f.rowBytes(l))
+					at += p.Speed.Taking(float64(rows) * f.rowBytes(l))
 				}
 				parcels = append(parcels, parcelOf{i, at, f.blockBytes(l, rows)})
 			}
 			if l < sends.Last() {
-				at += (1 - keysPart) * whole
+				at += (1 - KeysPart) * whole
 			}
 		}
 	}
@@ -128,7 +128,7 @@ func (f *forecast) evaluate(at float64) (end float64) {
 	began := at
 	for l := range f.Shape.Layers {
 		rows := float64(f.depth(l) - f.Prefix)
-		at += me.Speed.place(rows * f.rowBytes(l))
+		at += me.Speed.Placing(rows * f.rowBytes(l))
 	}
 	for done := 0; done < me.Tokens; done += f.MicroBatch {
 		n := min(f.MicroBatch, me.Tokens-done)
@@ -144,7 +144,7 @@ func (f *forecast) evaluate(at float64) (end float64) {
 // home. What these send is added to the cost, unless it is nil.
 func (f *forecast) publish(l, done, n int, cost *Cost) float64 {
 	me, shape := f.Participants[f.publisher()], f.Shape.Layers[l]
-	own := me.Speed.layer(shape, f.layers, f.depth(l)+done, n)
+	own := me.Speed.Layer(shape, f.layers, f.depth(l)+done, n)
 	if !f.Schedules.Publisher.Sync(l) {
 		return own
 	}
@@ -172,7 +172,7 @@ func (f *forecast) publish(l, done, n int, cost *Cost) float64 {
 		if shape.Window > 0 {
 			seen = min(seen, shape.Window)
 		}
-		round = max(round, write+p.Way.RTT.Seconds()+roundWork+attend*float64(n)*float64(seen)+crossing(RoundHeaderSize+says.Length, p.Way.Up))
+		round = max(round, write+p.Way.RTT.Seconds()+RoundWork+attend*float64(n)*float64(seen)+crossing(RoundHeaderSize+says.Length, p.Way.Up))
 	}
 	if round == 0 {
 		return own
@@ -215,8 +215,8 @@ func (f *forecast) step(answered int) (total float64) {
 
 // lockstep is the session in which contributors exchange rows in mid-forward: at each sync layer everybody waits for the
 // rows of all who come earlier.
-func (f *forecast) lockstep(at []float64) (end float64) {
-	n := len(f.Participants)
+func (f *forecast) lockstep(begin []float64) (end float64) {
+	n, at := len(f.Participants), slices.Clone(begin)
 	pipes := make([]*Pipe, n)
 	f.cost.Rows, f.cost.Slowest = f.cost.Ready, f.publisher()
 	for i, p := range f.Participants {
@@ -234,18 +234,18 @@ func (f *forecast) lockstep(at []float64) (end float64) {
 				continue
 			}
 			whole := f.wholeLayer(i, l)
-			keys[i] = at[i] + keysPart*whole
+			keys[i] = at[i] + KeysPart*whole
 			arrives[i] = make([]float64, n)
 			if sends.Sync(l) {
-				keys[i] += p.Speed.take(float64(p.Tokens) * f.rowBytes(l))
+				keys[i] += p.Speed.Taking(float64(p.Tokens) * f.rowBytes(l))
 			}
-			for _, to := range f.Schedules.Recipients(i, l, n) {
+			for _, to := range publisherFirst(f.Schedules.Recipients(i, l, n), n) {
 				first := f.Shape.Layers[l].FirstRow(own, f.layout.Segments[to].Offset)
 				if first == p.Tokens {
 					continue
 				}
 				bytes := f.blockBytes(l, p.Tokens-first)
-				arrives[i][to] = f.carry(pipes[i], i, to, keys[i], bytes)
+				arrives[i][to] = f.carry(pipes[i], i, to, keys[i], bytes, begin[i])
 				f.cost.Parts[i].Sent += int64(bytes)
 				if to == f.publisher() {
 					f.cost.Received += int64(bytes)
@@ -274,10 +274,10 @@ func (f *forecast) lockstep(at []float64) (end float64) {
 					}
 					rows += f.Participants[j].Tokens
 				}
-				ready += p.Speed.place(float64(rows) * f.rowBytes(l))
+				ready += p.Speed.Placing(float64(rows) * f.rowBytes(l))
 			}
 			whole := f.wholeLayer(i, l)
-			at[i] = ready + (1-keysPart)*whole
+			at[i] = ready + (1-KeysPart)*whole
 			f.cost.Parts[i].Compute += seconds(whole)
 		}
 		if waited {
@@ -287,17 +287,26 @@ func (f *forecast) lockstep(at []float64) (end float64) {
 	return at[f.publisher()]
 }
 
+// publisherFirst is the order in which contributors send copies.
+func publisherFirst(to []int, participants int) []int {
+	if last := len(to) - 1; last >= 0 && to[last] == participants-1 {
+		return append([]int{to[last]}, to[:last]...)
+	}
+	return to
+}
+
 // wholeLayer is the seconds of a participant's whole segment at a layer, all earlier rows there.
 func (f *forecast) wholeLayer(i, l int) float64 {
 	p, depth := f.Participants[i], f.Prefix
 	if f.Schedules.Of(i, len(f.Participants)).Sync(l) {
 		depth = f.layout.Segments[i].Offset
 	}
-	return p.Speed.layer(f.Shape.Layers[l], f.layers, depth, p.Tokens)
+	return p.Speed.Layer(f.Shape.Layers[l], f.layers, depth, p.Tokens)
 }
 
-// carry is when a block that leaves one participant arrives at a later one. Copies leave one after the other.
-func (f *forecast) carry(pipe *Pipe, from, to int, at float64, bytes int) float64 {
+// carry is when a block that leaves one participant, which knows since the commit whom to send to, arrives at a later one.
+// Copies leave one after the other.
+func (f *forecast) carry(pipe *Pipe, from, to int, at float64, bytes int, committed float64) float64 {
 	path := f.Participants[from].Way
 	if f.Participants[from].Local {
 		path = f.Participants[to].Way.Back()
@@ -310,5 +319,9 @@ func (f *forecast) carry(pipe *Pipe, from, to int, at float64, bytes int) float6
 		pipe.Rate, pipe.RTT = 0, 0
 	}
 	_, arrives := pipe.Send(at, bytes)
+	if to < f.publisher() && !f.Participants[to].Local && !f.Participants[from].Local {
+		// a direct link is dialled at the commit: a handshake, Hello, Join
+		arrives = max(arrives, committed+2.5*path.RTT.Seconds()+ConnectWork)
+	}
 	return arrives
 }

@@ -31,14 +31,16 @@ const (
 	usualPlace = 2e9
 )
 
-func (s Speed) take(bytes float64) float64 {
+// Taking is the seconds that it takes to take rows out of a cache, which are so many bytes as f16.
+func (s Speed) Taking(bytes float64) float64 {
 	if s.Take > 0 {
 		return s.Take * bytes
 	}
 	return bytes / usualTake
 }
 
-func (s Speed) place(bytes float64) float64 {
+// Placing is the same of rows that are placed.
+func (s Speed) Placing(bytes float64) float64 {
 	if s.Place > 0 {
 		return s.Place * bytes
 	}
@@ -109,8 +111,8 @@ func (s Shape) pairs(depth, n int) (sum float64) {
 	return sum
 }
 
-// layer is the seconds that n tokens together take at one of so many layers.
-func (s Speed) layer(shape LayerShape, layers, depth, n int) float64 {
+// Layer is the seconds that n tokens together take at one of so many layers.
+func (s Speed) Layer(shape LayerShape, layers, depth, n int) float64 {
 	if n == 1 {
 		return s.Step/float64(layers) + s.StepPair*shape.pairs(depth, 1)
 	}
@@ -122,7 +124,7 @@ func (s Speed) Prefill(shape Shape, depth, n, batch int) (seconds float64) {
 	for done := 0; done < n; done += batch {
 		now := min(batch, n-done)
 		for _, layer := range shape.Layers {
-			seconds += s.layer(layer, len(shape.Layers), depth+done, now)
+			seconds += s.Layer(layer, len(shape.Layers), depth+done, now)
 		}
 	}
 	return seconds

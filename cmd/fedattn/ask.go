@@ -133,6 +133,7 @@ func runAsk(c *cli.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, session.Close()) }()
+	defer func() { remember(engine, r.addresses, session.Report()) }()
 	told := reporter{addresses: r.addresses, wire: q.Wire, err: c.App.ErrWriter, perLayer: c.Bool("verbose"), power: power}
 	if budget != nil && budget.tokens > 0 {
 		fmt.Fprintf(c.App.ErrWriter, "budget: %v\n", budget)

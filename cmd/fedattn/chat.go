@@ -94,6 +94,7 @@ func runChat(c *cli.Context) (err error) {
 
 	p := &partner{
 		Assistant: talk, sampling: sampling, verbose: c.Bool("verbose"), somebody: party.somebody,
+		remember: func(r node.Report) { remember(engine, party.addresses, r) },
 		told: reporter{addresses: party.addresses, wire: cfg.Setting.Wire, err: c.App.ErrWriter, perLayer: c.Bool("verbose")},
 		view: &chat.Think{Out: c.App.Writer, Mode: mode},
 	}
@@ -179,12 +180,14 @@ type partner struct {
 	view     *chat.Think
 	verbose  bool
 	somebody bool // a peer has to take part
+	remember func(node.Report)
 	named    map[string]bool
 }
 
 // Say is chat.Partner's.
 func (p *partner) Say(ctx context.Context, text string, emit func([]byte) error) (chat.Answer, error) {
 	reply, err := p.Assistant.Say(ctx, text, p.sampling, p.first(emit))
+	p.remember(reply.Report)
 	return chat.Answer{Text: reply.Text, Footer: p.told.footer(reply.Report)}, err
 }
 

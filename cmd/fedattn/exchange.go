@@ -32,7 +32,13 @@ func exchangeFor(c *cli.Context, p party, engine *llama.Engine, tokens int) (x e
 	if err != nil {
 		return x, err
 	}
-	spec, home, err := cutHome(c.String("schedule"))
+	chosen := c.String("schedule")
+	if chosen == autoPreset {
+		if chosen, err = autoSchedule(c, p, engine, known, x.context); err != nil {
+			return x, err
+		}
+	}
+	spec, home, err := cutHome(chosen)
 	if err != nil {
 		return x, err
 	}

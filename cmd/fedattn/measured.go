@@ -100,6 +100,7 @@ type measuredPath struct {
 	Tokens    int     `json:"tokens,omitempty"`     // of its text, with Weights' model
 	PrefillMS float64 `json:"prefill_ms,omitempty"` // until they were computed
 	Weights   string  `json:"weights,omitempty"`
+	Home      bool    `json:"home,omitempty"` // its rows may not leave it
 }
 
 func (m measuredPath) way() fedkv.Way {

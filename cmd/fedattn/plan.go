@@ -40,6 +40,7 @@ func planCommand() *cli.Command {
 			&cli.IntFlag{Name: "system-tokens", Value: 32, Usage: "`N` tokens that all evaluate: chat header and system prompt", Category: session},
 			&cli.IntFlag{Name: "predict", Aliases: []string{"n"}, Value: 128, Usage: "`N` tokens of the answer", Category: session},
 			&cli.IntFlag{Name: "text", Usage: "`N` tokens of a text that may be shared out, a public one or this device's own", Category: session},
+			&cli.StringFlag{Name: "quants", Usage: "choose for each device one of these quantisations, the loaded model's first: `LIST` such as Q4_K_M,Q8_0", Category: session},
 			&cli.StringSliceFlag{Name: "schedule", Usage: "only this `SCHEDULE`, several times for several", Category: session},
 			&cli.BoolFlag{Name: "measure", Usage: "measure again what was measured before", DisableDefaultText: true, Category: session},
 			&cli.DurationFlag{Name: "deadline", Usage: "the first token within `TIME`", Category: limits},
@@ -58,6 +59,7 @@ type planned struct {
 	devices   []devices.Device // all but self
 	self      devices.Device
 	schedules []string
+	quants    []planner.Quant
 	limits    planner.Limits
 }
 
@@ -84,6 +86,11 @@ func readPlanned(c *cli.Context) (p planned, err error) {
 			return p, err
 		}
 		p.limits.Bytes = int64(n)
+	}
+	if list := c.String("quants"); list != "" {
+		if p.quants, err = planner.QuantsNamed(strings.Split(list, ",")); err != nil {
+			return p, usagef("--quants: %v", err)
+		}
 	}
 	for _, spec := range c.StringSlice("schedule") {
 		if err := checkSetting(spec, ""); err != nil {
@@ -180,17 +187,30 @@ func runPlan(c *cli.Context) error {
 	}
 	q := question(all, engine.Shape(), modelSize(engine))
 	q.Case.Prefix, q.Case.Answer, q.Text = c.Int("system-tokens"), c.Int("predict"), c.Int("text")
-	options, err := q.Compare(candidates)
-	if err != nil {
-		return err
+	report := planReport{shape: engine.Shape(), devices: all, limits: p.limits}
+	if len(p.quants) > 0 {
+		assigned, found, err := q.Assign(candidates, p.quants, p.limits)
+		if err != nil {
+			return err
+		}
+		if report.best = -1; found {
+			report.assigned, report.options, report.best = &assigned, []planner.Option{assigned.Option}, 0
+		}
+	} else {
+		if report.options, err = q.Compare(candidates); err != nil {
+			return err
+		}
+		report.best = planner.Pick(report.options, p.limits)
 	}
-	report := planReport{shape: engine.Shape(), devices: all, options: options, limits: p.limits, best: planner.Pick(options, p.limits)}
 	if c.Bool("json") {
 		err = report.object(c.App.Writer)
 	} else {
 		report.tables(c.App.Writer)
 	}
 	if err == nil && report.best < 0 {
+		if len(p.quants) > 0 {
+			return fmt.Errorf("no way keeps to the limits with any of these quantisations: relax a limit, or name more with --quants")
+		}
 		return fmt.Errorf("no way keeps to the limits: the last column says what each one breaks")
 	}
 	return err
@@ -251,7 +271,7 @@ func (p planned) describe(c *cli.Context, engine *llama.Engine) (list []describe
 
 // one puts together what was said and what was measured of a device.
 func (p planned) one(c *cli.Context, engine *llama.Engine, name string, said devices.Device, way measuredPath, like fedkv.Speed) (d described, err error) {
-	d = described{Name: name, Tokens: said.Tokens, Way: way.way(), Memory: said.Memory, Home: said.Home, Kept: said.Kept, Source: "as this device"}
+	d = described{Name: name, Tokens: said.Tokens, Way: way.way(), Memory: said.Memory, Home: said.Home || way.Home, Kept: said.Kept, Source: "as this device"}
 	if said.HasRTT {
 		d.Way.RTT = said.RTT
 	}
@@ -276,11 +296,7 @@ func (p planned) one(c *cli.Context, engine *llama.Engine, name string, said dev
 	case said.Prefill > 0:
 		d.Speed, d.Source = fedkv.Rates(said.Prefill, 1/like.Decode(engine.Shape(), 1), engine.Shape(), modelSize(engine)), "given"
 	case way.Weights == weights && way.PrefillMS > 0 && way.Tokens > 0:
-		if whole := like.Prefill(engine.Shape(), 0, way.Tokens, 512); whole > 0 {
-			factor := whole / (way.PrefillMS / 1000)
-			d.Speed, d.Source = like.Scaled(factor, factor), "its last session"
-			d.Speed.Watts = 0
-		}
+		d.Speed, d.Source = way.speed(engine, like), "its last session"
 	}
 	d.Speed.Watts = said.Watts
 	return d, nil

@@ -19,11 +19,17 @@ type planReport struct {
 	options []planner.Option
 	limits  planner.Limits
 	best    int // -1: every option breaks a limit
+
+	assigned *planner.Assignment // which quantisation each device loads, if that was asked
 }
 
 // tables prints the devices, then the options.
 func (r planReport) tables(w io.Writer) {
-	rows := newTable(w, "device", "tokens", "prefill t/s", "answer t/s", "speed", "rtt", "from it", "to it", "memory", "W")
+	header := []string{"device", "tokens", "prefill t/s", "answer t/s", "speed", "rtt", "from it", "to it", "memory", "W"}
+	if r.assigned != nil {
+		header = append(header, "loads")
+	}
+	rows := newTable(w, header...)
 	for i, d := range r.devices {
 		prefill, answer := r.rates(d)
 		row := table.Row{d.Name, d.Tokens, fmt.Sprintf("%.1f", prefill), fmt.Sprintf("%.1f", answer), d.Source, "", "", "", bytesText(d.Memory), ""}
@@ -39,17 +45,23 @@ func (r planReport) tables(w io.Writer) {
 		if d.Speed.Watts > 0 {
 			row[9] = fmt.Sprint(d.Speed.Watts)
 		}
+		if r.assigned != nil {
+			row = append(row, r.assigned.Quants[i])
+		}
 		rows.AppendRow(row)
 	}
 	rows.Render()
 	fmt.Fprintln(w)
+	if r.assigned != nil && !r.assigned.Proved {
+		fmt.Fprintln(w, "there were too many possibilities to try all: there may be a better one")
+	}
 
 	split, energy := false, false
 	for _, o := range r.options {
 		split = split || o.Split != planner.Documents
 		energy = energy || o.Cost.Metered == len(r.devices)
 	}
-	header := []string{"", "schedule", "wire K/V"}
+	header = []string{"", "schedule", "wire K/V"}
 	if split {
 		header = append(header, "text", "tokens")
 	}
@@ -135,6 +147,7 @@ type planJSON struct {
 	Devices []plannedDevice `json:"devices"` // the last one asks
 	Options []plannedOption `json:"options"`
 	Chosen  int             `json:"chosen"` // an option's index, -1 if all break a limit
+	Proved  *bool           `json:"proved,omitempty"` // with --quants: whether nothing else is better
 }
 
 type plannedDevice struct {
@@ -149,6 +162,7 @@ type plannedDevice struct {
 	Memory  int64   `json:"memory"`
 	Watts   float64 `json:"watts,omitempty"`
 	Trust   string  `json:"trust"`
+	Loads   string  `json:"loads,omitempty"` // a quantisation, with --quants
 }
 
 type plannedOption struct {
@@ -176,7 +190,14 @@ type plannedOption struct {
 
 func (r planReport) object(w io.Writer) error {
 	out := planJSON{Chosen: r.best}
-	for _, d := range r.devices {
+	if r.assigned != nil {
+		out.Proved = &r.assigned.Proved
+	}
+	for i, d := range r.devices {
+		loads := ""
+		if r.assigned != nil {
+			loads = r.assigned.Quants[i]
+		}
 		prefill, answer := r.rates(d)
 		trust := "rows"
 		if d.Home {
@@ -184,7 +205,7 @@ func (r planReport) object(w io.Writer) error {
 		}
 		out.Devices = append(out.Devices, plannedDevice{
 			Name: d.Name, Tokens: d.Tokens, Prefill: prefill, Decode: answer, Source: d.Source, RTTMS: milliseconds(d.Way.RTT),
-			From: 8 * d.Way.Up, To: 8 * d.Way.Down, Memory: d.Memory, Watts: d.Speed.Watts, Trust: trust,
+			From: 8 * d.Way.Up, To: 8 * d.Way.Down, Memory: d.Memory, Watts: d.Speed.Watts, Trust: trust, Loads: loads,
 		})
 	}
 	for _, o := range r.options {

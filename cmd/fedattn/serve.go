@@ -195,6 +195,7 @@ func (b *backend) Answer(ctx context.Context, r api.Request, emit func(string) e
 	defer done()
 	reply, err := talk.Say(ctx, r.Prompt, sampling, func(piece []byte) error { return emit(string(piece)) })
 	report := reply.Report
+	remember(m.engine, b.party.addresses, report)
 	if err != nil {
 		return result, asked(err)
 	}

@@ -21,6 +21,7 @@ type figure struct {
 	name       string // of the files, without extension
 	title      string
 	x, y       string // axes
+	logX       bool   // with ticks at the x of points
 	logY       bool   // values that are not positive are then in the CSV only
 	wholeX     bool   // ticks at the x of points, not between
 	series     []series
@@ -92,6 +93,9 @@ func (f figure) draw(area draw.Canvas) error {
 	if f.logY {
 		p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
 	}
+	if f.logX {
+		p.X.Scale = plot.LogScale{}
+	}
 	grid := plotter.NewGrid()
 	grid.Horizontal.Color, grid.Vertical.Color = color.Gray{230}, color.Gray{240}
 	p.Add(grid)
@@ -110,7 +114,7 @@ func (f figure) draw(area draw.Canvas) error {
 	if drawn == 0 {
 		return errors.New("no point can be drawn")
 	}
-	if f.wholeX {
+	if f.wholeX || f.logX {
 		p.X.Tick.Marker = plot.ConstantTicks(f.ticks())
 	}
 	if err := f.refer(p); err != nil {

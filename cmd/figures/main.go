@@ -61,6 +61,7 @@ var sources = []struct {
 	{"intervals.jsonl", false, intervalFigures},
 	{"errors.jsonl", false, errorFigures},
 	{"bench.jsonl", false, benchFigures},
+	{"simulation.jsonl", false, simulationFigures},
 	{"inversion.jsonl", false, inversionFigures},
 	{"*.json", true, importanceFigures},
 }

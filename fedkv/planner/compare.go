@@ -25,6 +25,7 @@ type Question struct {
 	// 0 where nobody knows.
 	HomeOnly map[int]bool
 	Memory   []int64
+	Room     int // tokens of others' rows that the publisher has cells for; 0: no limit
 	Text     int // tokens of a text that may be cut and shared out among contributors; the publisher, as one more, may have a part
 }
 
@@ -108,6 +109,15 @@ func (q Question) option(c Candidate, split Split) (o Option, err error) {
 			o.Impossible = fmt.Sprintf("rows of %s stay home", nameOf(q.Case.Participants[i], i))
 		}
 	}
+	others := 0
+	for _, p := range at.Participants[:len(at.Participants)-1] {
+		if c.Home == 0 || p.Local {
+			others += p.Tokens
+		}
+	}
+	if q.Room > 0 && others > q.Room {
+		o.Impossible = fmt.Sprintf("the context has room for %d of others' %d tokens", q.Room, others)
+	}
 	if n := len(at.Participants); n > fedkv.MaxParticipants {
 		o.Impossible = fmt.Sprintf("%d participants, at most %d are in a session", n, fedkv.MaxParticipants)
 	}
@@ -118,13 +128,12 @@ func (q Question) option(c Candidate, split Split) (o Option, err error) {
 	parts := make([]fedkv.Part, last+1)
 	for k, part := range o.Cost.Parts {
 		i := from[k]
-		if parts[i].Memory.Total() > 0 { // the publisher's own part of a text, in the same process
-			part.Memory.Weights, part.Memory.Program = 0, 0
-			part.Memory.Cells, part.Memory.Scratch = part.Memory.Cells+parts[i].Memory.Cells, part.Memory.Scratch+parts[i].Memory.Scratch
-			part.Memory.Weights, part.Memory.Program = parts[i].Memory.Weights, parts[i].Memory.Program
-			part.Memory.Rows += parts[i].Memory.Rows
-			part.Compute += parts[i].Compute
-			part.Sent += parts[i].Sent
+		if before := parts[i]; before.Memory.Total() > 0 { // the publisher's own part of a text, in the same process
+			part.Memory.Cells += before.Memory.Cells
+			part.Memory.Scratch += before.Memory.Scratch
+			part.Memory.Rows += before.Memory.Rows
+			part.Compute += before.Compute
+			part.Sent += before.Sent
 		}
 		parts[i] = part
 	}

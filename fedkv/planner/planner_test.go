@@ -171,6 +171,7 @@ func TestAuto(t *testing.T) {
 			q.Case.Answer = 5000
 			q.Case.Participants[0].Way = fedkv.Way{RTT: 100 * time.Millisecond, Up: 1e5, Down: 1e5}
 		}, eight(), "gather", "nothing as good"},
+		{"no room for others' rows", func(q *Question) { q.Room = 500 }, eight(), "home:q8_0", "the context has room for 500 of others' 700 tokens"},
 		{"no memory for others' rows", func(q *Question) { q.Memory = []int64{0, 0, 27e6} }, eight(), "home:q8_0", "MB of memory"},
 	} {
 		q := asked(400, 300, 20)
