@@ -95,8 +95,8 @@ func runChat(c *cli.Context) (err error) {
 	p := &partner{
 		Assistant: talk, sampling: sampling, verbose: c.Bool("verbose"), somebody: party.somebody,
 		remember: func(r node.Report) { remember(engine, party.addresses, r) },
-		told: reporter{addresses: party.addresses, wire: cfg.Setting.Wire, err: c.App.ErrWriter, perLayer: c.Bool("verbose")},
-		view: &chat.Think{Out: c.App.Writer, Mode: mode},
+		told:     reporter{addresses: party.addresses, wire: cfg.Setting.Wire, err: c.App.ErrWriter, perLayer: c.Bool("verbose")},
+		view:     &chat.Think{Out: c.App.Writer, Mode: mode},
 	}
 	if out, ok := c.App.Writer.(*output); ok && colour(out.w) {
 		p.view.Style = func(dim bool) { out.escape(map[bool]string{true: "\x1b[2m", false: "\x1b[22m"}[dim]) }

@@ -146,7 +146,7 @@ func kldText(o planner.Option) string {
 type planJSON struct {
 	Devices []plannedDevice `json:"devices"` // the last one asks
 	Options []plannedOption `json:"options"`
-	Chosen  int             `json:"chosen"` // an option's index, -1 if all break a limit
+	Chosen  int             `json:"chosen"`           // an option's index, -1 if all break a limit
 	Proved  *bool           `json:"proved,omitempty"` // with --quants: whether nothing else is better
 }
 
