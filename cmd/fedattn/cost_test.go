@@ -8,7 +8,6 @@ import (
 	"math"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -16,6 +15,7 @@ import (
 	"time"
 
 	"fedattn/fedkv"
+	"fedattn/fedkv/measure"
 	"fedattn/fedkv/profile"
 	"fedattn/fedkv/simulate"
 	"fedattn/llama"
@@ -151,24 +151,18 @@ func TestCost(t *testing.T) {
 		t.Logf("%-13s %-9s %-5s %-17s %6.2f s %7.2f s %+5.1f %% %9s", strings.Join(texts, "+"), s.schedule, s.wire, link.name,
 			measured, cost.TTFT.Seconds(), 100*off, inVirtualTime)
 	}
-	median := middle(errors)
+	median := measure.Median(errors)
 	t.Logf("median error of %d predictions: %.1f %%", len(errors), 100*median)
 	if median > 0.15 {
 		t.Errorf("the predictions are off by %.1f %%", 100*median)
 	}
 	if len(simulated) > 0 {
-		median := middle(simulated)
+		median := measure.Median(simulated)
 		t.Logf("median error of %d simulations with two participants: %.1f %%", len(simulated), 100*median)
 		if median > 0.15 {
 			t.Errorf("the simulations are off by %.1f %%", 100*median)
 		}
 	}
-}
-
-// middle is the median.
-func middle(values []float64) float64 {
-	sorted := slices.Sorted(slices.Values(values))
-	return (sorted[(len(sorted)-1)/2] + sorted[len(sorted)/2]) / 2
 }
 
 // costProfile is that of the model, nil if it has none.
