@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -75,6 +76,8 @@ func TestChurn(t *testing.T) {
 	length, long := churnTestRun, false
 	if m, err := strconv.ParseFloat(os.Getenv("FEDATTN_CHURN_MINUTES"), 64); err == nil && m > 0 {
 		length, long = time.Duration(m*float64(time.Minute)), true
+		// a test binary has a profiler, which the program has not, that keeps a record of each new way to an allocation
+		runtime.MemProfileRate = 0
 	}
 	model := w.write("tiny.gguf", tinyTransformer(tinyTemplate, 1, tinyContext))
 	w.write("text.txt", []byte("The key hangs behind the door."))
