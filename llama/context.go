@@ -136,7 +136,7 @@ func layerMask(s fedkv.Schedule) []byte {
 	return mask
 }
 
-// Close frees the caches.
+// Close erases the caches' rows and frees them: others' rows are in them, and freed memory keeps what was there.
 func (c *Context) Close() error {
 	if c.inHook.Load() {
 		return fmt.Errorf("llama: Close inside a layer hook")
@@ -147,6 +147,9 @@ func (c *Context) Close() error {
 		return nil
 	}
 	C.shim_threads_free(c.threads)
+	if memory := C.llama_get_memory(c.ptr); memory != nil {
+		C.llama_memory_clear(memory, true)
+	}
 	C.llama_free(c.ptr)
 	C.shim_abort_free(c.abort)
 	c.handle.Delete()
