@@ -38,6 +38,8 @@ func nodeCommand() *cli.Command {
 			localRowsFlag(sharing),
 			&cli.BoolFlag{Name: "no-share-model", Usage: "do not hand the model's file to devices that may ask (fedattn pull --from)",
 				DisableDefaultText: true, Category: sharing},
+			&cli.IntFlag{Name: "max-queries", Usage: "where rows stay home, answer the queries of at most `N` tokens in a session, each layer counted",
+				DefaultText: "no limit", Category: sharing},
 			&cli.IntFlag{Name: "max-sessions", Value: 1, Usage: "serve `N` questions at once", Category: sharing},
 			drainFlag("questions under way", deviceCategory),
 			&cli.StringFlag{Name: "listen", Value: defaultListen, Usage: "UDP `ADDRESS` to listen on; only 127.0.0.1 needs no pairing and no --allow",
@@ -59,7 +61,7 @@ func runNode(c *cli.Context) error {
 	if err := noArguments(c); err != nil {
 		return err
 	}
-	if err := first(checkModel(c), atLeast(c, 1, "context", "max-sessions", "tail"), atLeast(c, 0, "max-tokens", "min-layer", "tokens-per-day"), checkRows(c), checkDrain(c), checkLog(c)); err != nil {
+	if err := first(checkModel(c), atLeast(c, 1, "context", "max-sessions", "tail"), atLeast(c, 0, "max-tokens", "max-queries", "min-layer", "tokens-per-day"), checkRows(c), checkDrain(c), checkLog(c)); err != nil {
 		return err
 	}
 	members, err := readMembers(c)
@@ -194,7 +196,7 @@ func runNode(c *cli.Context) error {
 	contributor := node.NewContributor(node.ContributorConfig{
 		Fetched: fetched,
 		Engine:  engine, Model: size, Peers: peers{Endpoint: endpoint, allow: owner.rowsTo}, Owner: owner, Self: self(engine, deviceName(c), fedkv.RoleContributor),
-		Signer: identity, Device: transport.DeviceOf, ID: string(identity.ID()), Source: source, MaxContext: most, LocalRows: local, Sessions: c.Int("max-sessions"), Rows: kept(rows), HomeRows: rowMemory, Memory: sessionMemory(c, size),
+		Signer: identity, Device: transport.DeviceOf, ID: string(identity.ID()), Source: source, MaxContext: most, LocalRows: local, Sessions: c.Int("max-sessions"), Rows: kept(rows), HomeRows: rowMemory, MaxQueries: c.Int("max-queries"), Memory: sessionMemory(c, size),
 		OnSession: func(done node.Contribution) {
 			owner.keep(done)
 			counted.session(done)

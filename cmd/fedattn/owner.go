@@ -269,7 +269,7 @@ func (o *owner) keep(c node.Contribution) {
 	peer, _ := o.find(transport.ID(c.Publisher))
 	r := receipt.Receipt{
 		Time: time.Now(), Peer: c.Publisher, Name: peer.Name, To: c.To, Session: c.Session.String(), Documents: c.Documents, Tokens: c.Tokens,
-		Layers: c.LayerList, Wire: c.Wire.String(), Rows: c.Rows.Kind.String(), Bytes: c.Bytes, Outcome: outcome(c),
+		Layers: c.LayerList, Wire: c.Wire.String(), Rows: c.Rows.Kind.String(), Bytes: c.Bytes, Queries: c.Queries, Outcome: outcome(c),
 	}
 	if r.Name == "" {
 		r.Name = c.Name

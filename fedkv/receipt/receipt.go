@@ -33,8 +33,9 @@ type Receipt struct {
 	Wire      string    `json:"wire"`
 	Rows      string    `json:"rows"` // which rows of a layer
 	Bytes     int64     `json:"bytes"`
-	Outcome   string    `json:"outcome"`         // sent, refused or failed
-	Error     string    `json:"error,omitempty"` // why it was refused or failed
+	Queries   int       `json:"queries,omitempty"` // tokens whose queries were answered, each layer counted: rows stayed home
+	Outcome   string    `json:"outcome"`           // sent, refused or failed
+	Error     string    `json:"error,omitempty"`   // why it was refused or failed
 }
 
 // Outcomes of a session.
