@@ -112,4 +112,4 @@ say 'What the workshop gave away, by document'
 "$fedattn" receipts --by-document --config "$work/workshop"
 "$fedattn" receipts --by-document --json --config "$work/workshop" | grep -F '"document":"handbook-of-the-tractor"' >"$work/over" ||
 	fail 'the handbook was never asked for'
-echo 'The handbook has more tokens than its budget of 220 in a question, of which it kept.'
+echo 'The handbook has more tokens than its budget of 220 in a question, and kept to it.'

@@ -57,7 +57,7 @@ func FuzzSession(f *testing.F) {
 		plan.Schedules, plan.Positions, plan.Rows = cfg.Schedules, cfg.Positions, cfg.Rows.Of(1)
 		queries := queriesOf(cfg.Shape, 1+next()%2)
 		message := func() Message {
-			switch next() % 14 {
+			switch next() % 16 {
 			case 0:
 				return hello()
 			case 1:
@@ -100,6 +100,10 @@ func FuzzSession(f *testing.F) {
 					m.Layers = append(m.Layers, LayerQuery{l, make([]byte, 32*(1+next()%4))})
 				}
 				return m
+			case 14:
+				return Sources{session(), []Source{{"a", small()}, {"", 1}}}
+			case 15:
+				return Withdraw{session(), ""}
 			case 11:
 				return Waiting{session(), 1 + next()%8, next()}
 			case 12:
