@@ -269,8 +269,7 @@ format: .ci/tools/installed ## gofmt and clang-format, in place
 audit = bin/fedattn audit -m $(MODEL) --text cmd/fedattn/testdata/verify.txt --format jsonl
 .PHONY: audit
 audit: build model ## what a peer with the same model reads out of rows: docs/figures/data/inversion.jsonl, and the figures
-	@$(audit) --tokens 32 --layers 0-2,8,16,29 >docs/figures/data/inversion.jsonl
-	@$(audit) --tokens 32 --layers 1,8 --wire q4_0+c+h/q4_0+h --rows random=0.5 --rows private=0.33 | grep -v guess >>docs/figures/data/inversion.jsonl
+	@$(audit) --tokens 48 --layers 0-2,8,15,22,29 >docs/figures/data/inversion.jsonl
 	@go run ./cmd/figures
 
 .PHONY: simulate
