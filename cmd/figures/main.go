@@ -6,8 +6,8 @@
 //	figures -bench FOLDER     what fedattn bench --results left in a folder, into that folder
 //
 // What it reads is what fedattn writes: quality.jsonl and intervals.jsonl by `eval --format jsonl`, errors.jsonl by
-// `analyze --format jsonl`, inversion.jsonl by `audit --format jsonl`, the profiles by `calibrate`. Data that are not there
-// have no figures. docs/benchmarks.md has the commands. Start reading at sources.
+// `analyze --format jsonl`, inversion.jsonl by `audit --format jsonl`, bench.jsonl by `bench -o jsonl`, the profiles by
+// `calibrate`. Data that are not there have no figures. docs/benchmarks.md has the commands. Start reading at sources.
 package main
 
 import (

@@ -151,9 +151,11 @@ func (b *Bench) runLlamaBench(ctx context.Context, t Test, more ...string) (s Sa
 		Backends string  `json:"backends"`
 		Samples  []int64 `json:"samples_ns"`
 	}
-	err = json.Unmarshal(out.Bytes(), &results)
-	if !c.ProcessState.Success() || err != nil || len(results) != 1 || len(results[0].Samples) != 1 {
-		return s, "", errors.Join(fmt.Errorf("llama-bench gave no result for %s: %s", t.Name(), p.said), err)
+	if !c.ProcessState.Success() {
+		return s, "", fmt.Errorf("llama-bench failed: %s", p.said)
+	}
+	if err := json.Unmarshal(out.Bytes(), &results); err != nil || len(results) != 1 || len(results[0].Samples) != 1 {
+		return s, "", errors.New("llama-bench printed no result: give the one that make bench-peers builds")
 	}
 	s = Sample{Tokens: t.tokens(), Took: time.Duration(results[0].Samples[0])}
 	if t.Generate == 0 && t.Depth == 0 {
