@@ -88,7 +88,6 @@ func benchCommand() *cli.Command {
 type benchRun struct {
 	bench.Matrix
 	threads []int
-	links   []string
 	peers   []transport.PeerAddress
 	search  discovery
 }
