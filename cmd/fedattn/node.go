@@ -140,7 +140,8 @@ func runNode(c *cli.Context) error {
 
 	var library *folders
 	var source node.Source
-	tokens, held, holds := 0, len(docs), func(rowcache.Key) bool { return false }
+	var holds func(rowcache.Key) bool
+	tokens, held := 0, len(docs)
 	if shared {
 		if library, err = openLibrary(c, engine, rules, docs, log); err != nil {
 			return err
