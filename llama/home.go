@@ -85,8 +85,9 @@ func shimHomeMerge(layer C.int32_t, pos *C.int32_t, n C.size_t, out, lse *C.floa
 // keptRows are rows outside any context.
 type keptRows struct{ ptr *C.struct_llama_fed_rows }
 
-// KeepRows copies rows of some layers at [first, first+n) out of the caches. They answer queries and outlive the context.
-func (c *Context) KeepRows(layers fedkv.Schedule, first, n int) (node.KeptRows, error) {
+// KeepRows copies rows of some layers at the positions, strictly increasing, out of the caches. They answer queries and
+// outlive the context.
+func (c *Context) KeepRows(layers fedkv.Schedule, at []int32) (node.KeptRows, error) {
 	if c.inHook.Load() {
 		return nil, fmt.Errorf("llama: KeepRows inside a hook")
 	}
@@ -98,13 +99,13 @@ func (c *Context) KeepRows(layers fedkv.Schedule, first, n int) (node.KeptRows, 
 	if err := c.model.noHome; err != nil {
 		return nil, err
 	}
-	if layers.Len() != c.model.Layers() || n < 1 || first < 0 {
-		return nil, fmt.Errorf("llama: %d rows from %d of %d layers in a model of %d", n, first, layers.Len(), c.model.Layers())
+	if layers.Len() != c.model.Layers() || len(at) == 0 || at[0] < 0 {
+		return nil, fmt.Errorf("llama: %d rows of %d layers in a model of %d", len(at), layers.Len(), c.model.Layers())
 	}
-	mask, at := layerMask(layers), fedkv.Span(first, n)
+	mask := layerMask(layers)
 	var status C.int32_t
 	ptr := C.llama_fed_rows_keep(c.ptr, (*C.uint8_t)(bytesPtr(mask)), C.size_t(len(mask)),
-		(*C.llama_pos)(unsafe.Pointer(unsafe.SliceData(at))), C.size_t(n), C.int32_t(c.model.Threads()), &status)
+		posPtr(at), C.size_t(len(at)), C.int32_t(c.model.Threads()), &status)
 	if ptr == nil {
 		return nil, fedError("keep rows", status)
 	}

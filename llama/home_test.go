@@ -38,7 +38,7 @@ func guests(t *testing.T, m *Model, prefix []fedkv.Token, texts ...[]fedkv.Token
 			must(t, err)
 			g.rows = append(g.rows, rows)
 		}
-		g.kept, err = c.KeepRows(all, len(prefix), len(text))
+		g.kept, err = c.KeepRows(all, fedkv.Span(len(prefix), len(text)))
 		must(t, err)
 		must(t, c.Close())
 		t.Cleanup(func() { _ = g.kept.Close() })
@@ -279,7 +279,7 @@ func TestKeptRowsRefuse(t *testing.T) {
 	}
 	must(t, c.SetHome(nil))
 	must(t, c.Eval(prefix, len(prefix), 1, nil))
-	if _, err := c.KeepRows(schedule(t, m, "all"), 0, 2*len(prefix)+1); err == nil || !strings.Contains(err.Error(), "cell") {
+	if _, err := c.KeepRows(schedule(t, m, "all"), fedkv.Span(0, 2*len(prefix)+1)); err == nil || !strings.Contains(err.Error(), "cell") {
 		t.Errorf("rows that are not there are kept: %v", err)
 	}
 }

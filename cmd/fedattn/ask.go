@@ -159,7 +159,7 @@ func prepare(c *cli.Context, r request, engine *llama.Engine, x exchange) (q nod
 		Engine: engine, Self: self(engine, deviceName(c), fedkv.RolePublisher), ID: string(r.identity.ID()),
 		Prefix: frame.Prefix, Own: append(text, frame.Suffix...), Text: r.question, Answer: c.Int("predict"),
 		Schedules: x.Schedules, Wire: x.Wire, LocalRows: r.localRows, Positions: x.positions, MaxContext: x.context,
-		HomeType: x.home, MaxPositions: x.maxPositions, Draft: c.Int("draft-max"), SetupBy: x.setupBy, GatherBy: x.gatherBy,
+		Sources: true, HomeType: x.home, MaxPositions: x.maxPositions, Draft: c.Int("draft-max"), SetupBy: x.setupBy, GatherBy: x.gatherBy,
 		RequireAll: c.Bool("require-all"), MaxStaging: x.maxStaging, Waiting: queued(c), Log: sessionLog(c),
 	}
 	if len(q.Prefix) > fedkv.MaxPrefix {

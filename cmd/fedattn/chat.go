@@ -284,6 +284,8 @@ func (p *partner) Tell(w io.Writer, about chat.Topic) {
 		for _, d := range docs {
 			fmt.Fprintf(w, "%s: %s\n", d.Name, count(d.Tokens, "token"))
 		}
+	case chat.Sources:
+		told.sources(p.Report())
 	case chat.Trace:
 		told.trace(p.Report())
 	case chat.Stats:

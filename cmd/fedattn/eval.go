@@ -112,7 +112,7 @@ var evalSources = []struct {
 var evalOnly = []struct{ flag, sources string }{
 	{"tokens", "text"}, {"publisher-tokens", "text"}, {"prefix-tokens", "text"}, {"windows", "text"}, {"tolerance", "text"},
 	{"logits-out", "text"}, {"tokens-out", "text"}, {"contributor-model", "text"}, {"budget", "text"}, {"segments", "text, gsm8k"},
-	{"shots", "gsm8k"}, {"question", "gsm8k"}, {"predict", "gsm8k"}, {"problems", "gsm8k, task"},
+	{"shots", "gsm8k"}, {"question", "gsm8k"}, {"predict", "gsm8k"}, {"problems", "gsm8k, task"}, {"sources", "task"},
 }
 
 // evalSource finds out what is to be measured, and refuses flags that mean nothing with it.

@@ -25,6 +25,8 @@ func problemFlags() []cli.Flag {
 			Usage: "`WHO` holds GSM8K's problem: exclusive, the publisher alone; agnostic, it is cut like the examples", Category: problemCategory},
 		&cli.IntFlag{Name: "predict", Value: 256, Usage: "answer with at most `N` tokens; 0: measure the true solution's likelihood only", Category: problemCategory},
 		&cli.StringFlag{Name: "task", Usage: "`NAME` of a task that is generated: " + strings.Join(task.Names(), ", "), Category: problemCategory},
+		&cli.BoolFlag{Name: "sources", Usage: "with --task: count how often the device that has the fact is the answer's first source",
+			DisableDefaultText: true, Category: problemCategory},
 		&cli.IntFlag{Name: "problems", Value: 100, Usage: "take the first `N` problems", Category: problemCategory},
 	}
 }

@@ -34,7 +34,8 @@ func (r evalRun) task() error {
 	if cases, err = modelCases(r.Context, engine); err != nil {
 		return err
 	}
-	setting := lab.TaskSetting{Task: kind, Problems: r.Int("problems"), Seed: uint64(r.Int("seed")), References: true}
+	setting := lab.TaskSetting{Task: kind, Problems: r.Int("problems"), Seed: uint64(r.Int("seed")), References: true,
+		Sources: r.Bool("sources")}
 	if setting.Begin, err = engine.TokenizeDocument(""); err != nil {
 		return err
 	}
@@ -47,6 +48,9 @@ func (r evalRun) task() error {
 	err = bench.MeasureTask(r.Context.Context, setting, all, func(l lab.TaskLine) {
 		if failed == nil {
 			failed = r.out.record(taskRecord(l))
+		}
+		if l.SourceFirst != nil {
+			fmt.Fprintf(r.App.ErrWriter, "%d participants: the right device is the first source of %s of the answers\n", l.Participants, percent(*l.SourceFirst))
 		}
 		if l.Note != "" && !notes[l.Note] {
 			notes[l.Note] = true

@@ -39,6 +39,8 @@ type federation struct {
 	Drafted   int        `json:"draft_n,omitempty"` // as llama-server calls them
 	Accepted  int        `json:"draft_n_accepted,omitempty"`
 	Notes     []string   `json:"notes,omitempty"`
+	// Sources is whose rows the answer looked at when it began, the most first; not there if the engine does not tell.
+	Sources []attendedJSON `json:"sources,omitempty"`
 	// Energy is what this device drew for question and answer; not there without a power sensor that the user may read.
 	Energy *energyJSON `json:"energy,omitempty"`
 	*layersJSON
@@ -68,6 +70,15 @@ type peerJSON struct {
 type sourceJSON struct {
 	Document string `json:"document"` // empty: what stands around documents
 	Tokens   int    `json:"tokens"`
+}
+
+// attendedJSON is a peer, or this device's own documents.
+type attendedJSON struct {
+	Name     string  `json:"name"`
+	ID       string  `json:"id,omitempty"`
+	Local    bool    `json:"local,omitempty"`
+	Document string  `json:"document,omitempty"` // if the peer says of which its rows are
+	Share    float64 `json:"share"`              // of the weights of all sources: see node.Attended
 }
 
 type viaJSON struct {
@@ -243,7 +254,45 @@ func (t reporter) federation(r node.Report) federation {
 		}
 		f.Peers = append(f.Peers, j)
 	}
+	f.Sources = t.sourceList(r)
 	return f
+}
+
+func (t reporter) sourceList(r node.Report) (list []attendedJSON) {
+	total := 0.0
+	for _, s := range r.Sources {
+		total += s.Weight
+	}
+	for _, s := range r.Sources {
+		j := attendedJSON{Name: t.name(s.Number, s.Name), Document: s.Document, Local: s.Number >= len(t.addresses)}
+		if !j.Local {
+			j.ID = string(t.addresses[s.Number].ID)
+		}
+		if total > 0 {
+			j.Share = s.Weight / total
+		}
+		list = append(list, j)
+	}
+	return list
+}
+
+// sources says whose rows an answer looked at.
+func (t reporter) sources(r node.Report) {
+	list := t.sourceList(r)
+	if len(list) == 0 {
+		fmt.Fprintln(t.err, "nothing is known of sources: there is no answer yet, nobody takes part in it, or their rows stay home")
+		return
+	}
+	for _, s := range list {
+		name := s.Name
+		if name == "" {
+			name = transport.ID(s.ID).Short()
+		}
+		if s.Document != "" {
+			name += ": " + s.Document
+		}
+		fmt.Fprintf(t.err, "%3.0f %%  %s\n", 100*s.Share, name)
+	}
 }
 
 // afterAnswer writes the peers' table if asked for, and the footer.

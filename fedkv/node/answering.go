@@ -34,7 +34,7 @@ func (s *contribution) takeHome() (err error) {
 	if !ok {
 		return fedkv.Errorf(fedkv.CodePlan, "this device's engine cannot answer queries; ask for rows")
 	}
-	s.home, err = home.KeepRows(s.work.Sends, s.work.At, len(s.tokens))
+	s.home, err = home.KeepRows(s.work.Sends, fedkv.Span(s.work.At, len(s.tokens)))
 	return err
 }
 

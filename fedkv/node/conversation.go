@@ -39,6 +39,8 @@ type Chat struct {
 	MinPeers   int
 	MaxStaging int64
 
+	Sources bool // the report says whose rows an answer looks at
+
 	HomeType     fedkv.Type // see Question
 	MaxPositions int
 	Draft        int
@@ -85,7 +87,9 @@ type Conversation struct {
 	turns   []said
 	opened  bool // the user's turn is open in the template
 
-	asking   *asking // who answers queries
+	asking   *asking   // who answers queries
+	looked   *watching // what those before did, until it is told
+	watching *watching // what the words under evaluation look at; nil: nobody wants to know
 	drafting drafting
 
 	mu     sync.Mutex
@@ -245,6 +249,8 @@ func (c *Conversation) evaluate(ctx context.Context, words []fedkv.Token, output
 		return err
 	}
 	c.note(func(r *Report) { r.Reused = c.talk.next })
+	c.watch()
+	defer c.unwatch()
 	if !c.opened {
 		if len(c.chat.Between) == 0 {
 			return fedkv.Errorf(fedkv.CodePlan, "the model's chat template has no second turn: clear the conversation")
@@ -310,7 +316,10 @@ const (
 // guessed.
 func (c *Conversation) decode(ctx context.Context, choose Sampler, limit int, emit func(piece []byte) error) (stopped string, err error) {
 	started := time.Now()
-	defer func() { c.note(func(r *Report) { r.DecodeMS, r.Home = since(started), c.asking.summary() }) }()
+	defer func() {
+		c.note(func(r *Report) { r.DecodeMS, r.Home = since(started), c.asking.summary() })
+		c.tellSources()
+	}()
 	for decoded := 0; decoded < limit; {
 		var guesses []fedkv.Token
 		var by *odds

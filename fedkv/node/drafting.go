@@ -158,7 +158,7 @@ func (c *Conversation) foresee(ctx context.Context, n int) (guesses []fedkv.Toke
 	if undo := t.truncate(t.next); undo != nil {
 		return nil, undone(err, undo)
 	}
-	if again := home.SetHome(c.asking.home()); err == nil {
+	if again := c.shareAttention(); err == nil {
 		err = again
 	}
 	return guesses, err

@@ -18,9 +18,9 @@ type HomeCache interface {
 	Cache
 	// SetHome shares attention in the evaluations to come; nil ends that.
 	SetHome(*Home) error
-	// KeepRows copies rows out of the cache that outlive it: those of these layers at [first, first+n). Attention at the
-	// layers must have been evaluated before.
-	KeepRows(layers fedkv.Schedule, first, n int) (KeptRows, error)
+	// KeepRows copies rows out of the cache that outlive it: those of these layers at the positions, strictly increasing.
+	// Attention at the layers must have been evaluated before.
+	KeepRows(layers fedkv.Schedule, at []int32) (KeptRows, error)
 }
 
 // KeptRows are a participant's rows, which answer queries. One goroutine uses them at a time.

@@ -371,7 +371,7 @@ func TestHomeOracle(t *testing.T) {
 	host := open(none)
 	must(host.Eval(prefix, 0, 0, nil))
 	must(host.Eval(text, len(prefix), 0, nil))
-	kept, err := host.KeepRows(all, len(prefix), len(text))
+	kept, err := host.KeepRows(all, fedkv.Span(len(prefix), len(text)))
 	must(err)
 	defer kept.Close()
 	const shift = 7

@@ -47,6 +47,7 @@ type Question struct {
 	// known, by origin: see fedkv.PublisherConfig. Gather only.
 	Narrow func(tokens []int) (fedkv.Terms, error)
 
+	Sources      bool       // see Chat
 	HomeType     fedkv.Type // how queries and answers travel if rows stay home; 0: f16
 	MaxPositions int        // of everybody, rows that stay home included; 0: MaxContext
 
@@ -83,7 +84,7 @@ func Ask(ctx context.Context, q Question) (*Session, error) {
 	c := newConversation(ctx, Chat{
 		Engine: q.Engine, Self: q.Self, ID: q.ID, Contacts: q.Contacts, Prefix: q.Prefix, Schedules: q.Schedules, Wire: q.Wire,
 		Rows: q.Rows, LocalRows: q.LocalRows, Positions: q.Positions, MaxContext: q.MaxContext, Keep: q.Answer, SetupBy: q.SetupBy,
-		HomeType: q.HomeType, MaxPositions: q.MaxPositions, Draft: q.Draft,
+		HomeType: q.HomeType, MaxPositions: q.MaxPositions, Draft: q.Draft, Sources: q.Sources,
 		GatherBy: q.GatherBy, RequireAll: q.RequireAll, MinPeers: q.MinPeers, MaxStaging: q.MaxStaging, Waiting: q.Waiting, Log: q.Log,
 	})
 	c.terms.Narrow, c.terms.Question = q.Narrow, toldQuestion(q.Text)

@@ -31,6 +31,8 @@ type Report struct {
 
 	Home HomeReport // rounds of rows that stayed home, in a conversation those of all turns
 
+	Sources []Attended // whose rows the answer looked at, the most first; none if the engine does not tell
+
 	Peers  []PeerReport
 	Layers []LayerReport // of this device, ascending; none in a turn to which nobody's rows came
 }

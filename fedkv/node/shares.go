@@ -420,12 +420,8 @@ func (c *Conversation) enlistHome(list []settled, rows []*remote) error {
 	if len(members) == 0 {
 		return nil
 	}
-	cache, ok := c.talk.cache.(HomeCache)
-	if !ok {
-		return fedkv.Errorf(fedkv.CodePlan, "this engine cannot query rows that stay elsewhere; use gather")
-	}
 	c.asking.members = append(c.asking.members, members...)
-	return cache.SetHome(c.asking.home())
+	return c.shareAttention()
 }
 
 // evalWith evaluates with others' rows coming in.

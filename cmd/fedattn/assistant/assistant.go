@@ -110,7 +110,7 @@ func (a *Assistant) restart(system string) error {
 		Prefix: frame.Prefix, Suffix: frame.Suffix, Between: frame.Between,
 		Schedules: a.cfg.Setting.Schedules, Wire: a.cfg.Setting.Wire, LocalRows: a.cfg.LocalRows, Positions: a.cfg.Positions,
 		SetupBy: a.cfg.SetupBy, GatherBy: a.cfg.GatherBy, RequireAll: a.cfg.RequireAll, MinPeers: least,
-		HomeType: a.cfg.HomeType, MaxPositions: a.cfg.MaxPositions, Draft: a.cfg.Draft,
+		Sources: true, HomeType: a.cfg.HomeType, MaxPositions: a.cfg.MaxPositions, Draft: a.cfg.Draft,
 		MaxContext: a.cfg.MaxContext, MaxStaging: a.cfg.MaxStaging, Waiting: a.cfg.Waiting, Log: a.cfg.Log,
 	})
 	if err != nil {

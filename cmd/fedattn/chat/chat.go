@@ -30,7 +30,7 @@ type Partner interface {
 	// Set changes a setting; Settings lists all of them with their values.
 	Set(name, value string) error
 	Settings() [][2]string
-	// Tell writes what is known about peers, documents, trace (of the last answer, step by step) or stats.
+	// Tell writes what is known about peers, documents, sources and trace of the last answer, or stats.
 	Tell(w io.Writer, about Topic)
 }
 
@@ -41,6 +41,7 @@ type Topic string
 const (
 	Peers     Topic = "peers"
 	Documents Topic = "docs"
+	Sources   Topic = "sources"
 	Trace     Topic = "trace"
 	Stats     Topic = "stats"
 )

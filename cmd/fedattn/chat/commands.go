@@ -14,6 +14,7 @@ const help = `/help             this list
 /drop NAME        take it out again
 /docs             documents of this device
 /peers            who takes part: tokens, bytes, times, who is missing and why
+/sources          whose rows the last answer looked at, the most first
 /trace            what the last answer waited for, step by step and layer by layer
 /stats            tokens and times of the last answer
 /regen            answer the last question again
@@ -70,7 +71,7 @@ func (l *Loop) run(ctx context.Context, name, rest string) (quit bool, err error
 			return false, errors.New("which document? /drop NAME; /docs lists them")
 		}
 		return false, l.tell(l.Partner.Withdraw(ctx, unquoted(rest)))
-	case "peers", "docs", "trace", "stats":
+	case "peers", "docs", "sources", "trace", "stats":
 		l.Partner.Tell(l.Err, Topic(name))
 	case "set":
 		return false, l.set(rest)

@@ -139,6 +139,7 @@ type Setting struct {
 	Positions  fedkv.Positions
 	Outputs    int                        // of how many of the last own tokens logits are kept; 0: of all
 	Answer     int                        // tokens to keep room for after the prompt
+	Sources    bool                       // the report says whose rows an answer looks at
 	Home       fedkv.Type                 // 0: rows are sent; otherwise they stay, and queries travel in this type
 	Stays      func(contributor int) bool // whose rows they are; nil: of all
 	Draft      int                        // see node.Question
@@ -234,7 +235,7 @@ func within(ctx context.Context, e Engine, network Network, self fedkv.Hello, p 
 		Engine: e, Self: hello, ID: publisher.Address.ID, Contacts: contacts, Prefix: p.Prefix, Own: p.Own(),
 		Answer: s.Answer, Schedules: s.Schedules, Wire: s.Wire, Rows: s.Rows, LocalRows: s.LocalRows.Of(n - 1), Positions: s.Positions,
 		MaxContext: cmp.Or(s.Context, p.Tokens()+s.Answer), MaxPositions: p.Tokens() + s.Answer, Outputs: s.Outputs, MicroBatch: batch,
-		HomeType: s.Home, Draft: s.Draft, SetupBy: s.Timeout, GatherBy: s.Timeout, RequireAll: true, Log: s.Log,
+		Sources: s.Sources, HomeType: s.Home, Draft: s.Draft, SetupBy: s.Timeout, GatherBy: s.Timeout, RequireAll: true, Log: s.Log,
 	})
 	if err != nil {
 		return Result{}, err

@@ -20,6 +20,8 @@ type TaskSetting struct {
 	// References has one process and the publisher without anybody told as lines of their own, before the first case of
 	// a number of participants: their problems depend on it.
 	References bool
+	// Sources has every case's sessions answer too, and counts where the report's first source is the right one.
+	Sources bool
 }
 
 // When a task is valid for a model, so that what federated attention loses can be told from what the model cannot do
@@ -48,7 +50,10 @@ type TaskLine struct {
 	Chance           float64 `json:"chance"` // see task.Task
 	Valid            bool    `json:"valid"`  // for this model; if not, em says little about the case
 	Note             string  `json:"note"`   // why it is not valid
-	Tokens           float64 `json:"tokens"` // of a problem, its answer included
+	// SourceFirst is the share of problems at which the report's first source is the contributor that has the fact, if
+	// TaskSetting asks for it: of problems with one fact.
+	SourceFirst *float64 `json:"source_first,omitempty"`
+	Tokens      float64  `json:"tokens"` // of a problem, its answer included
 	Traffic
 	Seconds float64 `json:"seconds"` // of a session
 }
@@ -90,6 +95,13 @@ func (b Bench) MeasureTask(ctx context.Context, s TaskSetting, cases []Case, rep
 			return err
 		}
 		line := ref.line(c, s.Task, scores)
+		if s.Sources {
+			share, err := b.sourceFirst(ctx, s, c)
+			if err != nil {
+				return err
+			}
+			line.SourceFirst = &share
+		}
 		schedules, err := c.schedules(layers)
 		if err != nil {
 			return err

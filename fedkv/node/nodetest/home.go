@@ -3,6 +3,7 @@ package nodetest
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"fedattn/fedkv"
 	"fedattn/fedkv/fedkvtest"
@@ -38,6 +39,7 @@ func (c *cache) share(layer, pos int, pass *fedkvtest.Pass, rows fedkvtest.Rows,
 		heads[q], sums[q] = m.Heard(queries[q], rows, func(k int) bool { return see(q, k) })
 	}
 	own := fedkv.Partial{Out: narrow(heads), LSE: narrow(sums)}
+	before := slices.Clone(own.Out)
 	c.inHook = true
 	err = c.home.Merge(layer, pos, n, own)
 	c.inHook = false
@@ -46,7 +48,9 @@ func (c *cache) share(layer, pos int, pass *fedkvtest.Pass, rows fedkvtest.Rows,
 	}
 	for q := range heads {
 		for i := range heads[q] {
-			heads[q][i] = float64(own.Out[q*len(heads[q])+i])
+			if v := own.Out[q*len(heads[q])+i]; v != before[q*len(heads[q])+i] { // what was only looked at stays exact
+				heads[q][i] = float64(v)
+			}
 		}
 	}
 	pass.Finish(heads)
@@ -65,22 +69,22 @@ func narrow(rows [][]float64) (out []float32) {
 // kept is rows outside of any cache.
 type kept struct {
 	model  *fedkvtest.Tiny
-	first  int
+	at     []int32
 	layers map[int]fedkvtest.Rows
 }
 
-// KeepRows copies rows of the layers at [first, first+n).
-func (c *cache) KeepRows(layers fedkv.Schedule, first, n int) (node.KeptRows, error) {
+// KeepRows copies rows of the layers at positions.
+func (c *cache) KeepRows(layers fedkv.Schedule, at []int32) (node.KeptRows, error) {
 	leave, err := c.outside()
 	if err != nil {
 		return nil, err
 	}
 	defer leave()
-	k := &kept{c.engine.Model, first, map[int]fedkvtest.Rows{}}
+	k := &kept{c.engine.Model, slices.Clone(at), map[int]fedkvtest.Rows{}}
 	for _, l := range layers.Layers() {
 		var rows fedkvtest.Rows
-		for pos := first; pos < first+n; pos++ {
-			cell, ok := c.layers[l][pos]
+		for _, pos := range at {
+			cell, ok := c.layers[l][int(pos)]
 			if !ok || cell.empty {
 				return nil, fmt.Errorf("nodetest: no row at position %d of layer %d: %w", pos, l, ErrState)
 			}
@@ -118,7 +122,7 @@ func (k *kept) Bytes() (n int64) {
 
 func (k *kept) Attend(layer, shift, first, n int, queries []float32, p fedkv.Partial) error {
 	rows, ok := k.layers[layer]
-	if !ok || n < 1 || len(queries)%n != 0 || k.first+shift+len(rows.K) > first {
+	if !ok || n < 1 || len(queries)%n != 0 || int(k.at[len(k.at)-1])+shift >= first {
 		return fmt.Errorf("nodetest: %d queries at position %d of layer %d: %w", n, first, layer, ErrState)
 	}
 	rows = rows.Shift(shift, k.model.HeadDim)
@@ -131,7 +135,7 @@ func (k *kept) Attend(layer, shift, first, n int, queries []float32, p fedkv.Par
 				return fmt.Errorf("nodetest: a query is not a number: %w", ErrState)
 			}
 		}
-		heads, sums := k.model.Heard(query, rows, func(row int) bool { return k.model.Reaches(layer, first+i, k.first+shift+row) })
+		heads, sums := k.model.Heard(query, rows, func(row int) bool { return k.model.Reaches(layer, first+i, int(k.at[row])+shift) })
 		copy(p.Out[i*len(heads):], narrow([][]float64{heads}))
 		copy(p.LSE[i*len(sums):], narrow([][]float64{sums}))
 	}
