@@ -122,7 +122,7 @@ func TestAskJSON(t *testing.T) {
 	if got, want := keys(t, out), []string{"answer", "federation", "stop"}; !slices.Equal(got, want) {
 		t.Errorf("keys %v, want %v", got, want)
 	}
-	want := strings.Fields("bytes decode_ms decoded peers prefill_ms regime session setup_ms sync_ms tokens ttft_ms wait_ms wire")
+	want := strings.Fields("bytes decode_ms decoded peers prefill_ms regime session setup_ms sources sync_ms tokens ttft_ms wait_ms wire")
 	if got := keys(t, parts.Federation); !slices.Equal(got, want) {
 		t.Errorf("keys of federation %v, want %v", got, want)
 	}
@@ -149,6 +149,17 @@ func TestAskJSON(t *testing.T) {
 	}
 	if f.Bytes != f.Peers[0].Bytes+f.Peers[2].Bytes {
 		t.Errorf("%d bytes, want those of the two peers without this device's own", f.Bytes)
+	}
+
+	shares := 0.0
+	for _, s := range f.Sources {
+		shares += s.Share
+		if s.Local != (s.Name == "asker") || (s.ID == "") != s.Local || s.Share < 0 {
+			t.Errorf("source %+v", s)
+		}
+	}
+	if len(f.Sources) != 3 || shares < 0.999 || shares > 1.001 {
+		t.Errorf("sources %+v, with shares of %g together", f.Sources, shares)
 	}
 
 	// a failure prints no object
